@@ -1,0 +1,1 @@
+"""Floor 4: calibration sets, histograms, ranges and the quantization plan."""

@@ -1,0 +1,1 @@
+"""Floor 5: checkpoint to graph to artifact to bundle."""

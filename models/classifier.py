@@ -1,0 +1,35 @@
+"""The record that the export stage starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls.runtime.labels import Labels
+from edgecls.runtime.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained image classifier and everything that is known about its input and output."""
+
+    name: str
+    """Short, fit for a file name: `tf_efficientnet_lite0`."""
+    model: str
+    """As it was asked for: `timm:tf_efficientnet_lite0`, `net.onnx`, `net.py:make`."""
+    source: nn.Module | Path
+    """A torch module in evaluation mode on the CPU (float32 `[batch, 3, height, width]`, normalised, to logits), or
+    an ONNX file."""
+    preprocess: Preprocess
+    preprocess_source: Mapping[str, str]
+    """For each field of `preprocess`, where it came from."""
+    labels: Labels
+    checkpoint_sha256: str | None
+    """Of the checkpoint's (or ONNX file's) bytes; None for weights that no file holds."""
+    trained: bool
+    """False for random weights: they are good for parity and structure, never for accuracy."""
