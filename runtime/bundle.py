@@ -6,16 +6,29 @@ member; the reader checks each against it.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import re
+import zipfile
 from typing import Literal
 
 import msgspec
 
 from edgecls.runtime.cpu import Isa
+from edgecls.runtime.errors import BundleError, InputError
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
 
 SCHEMA = "edgecls.bundle/1"
+
+MAX_MEMBERS = 64
+"""Members that a bundle may have."""
+
+MAX_MANIFEST_BYTES = 16 << 20
+"""Size that `bundle.json` may have."""
+
+_MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -119,27 +132,137 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", ta
     golden_tolerance: float
     """Largest |difference| of a logit that `verify` accepts."""
     members: dict[str, Member]
-    """Every member but `bundle.json`."""
+    """Every member but `bundle.json` (and the reserved `bundle.sig`)."""
+
+    def problem(self) -> str | None:
+        """What in this record contradicts itself, or None."""
+        classes = len(self.labels)
+        if missing := {*self.artifact, *(sample.image for sample in self.golden)} - set(self.members):
+            return f"it needs the member {sorted(missing)[0]!r} but does not list it"
+        if not self.artifact or not self.golden:
+            return "it has no artifact or no golden samples"
+        if any(len(sample.logits) != classes for sample in self.golden):
+            return f"a golden sample has another number of logits than there are labels ({classes})"
+        if not 0 < self.golden_tolerance < float("inf"):
+            return f"the golden tolerance is {self.golden_tolerance}"
+        if self.padding is not None:
+            border = self.padding
+            sides = (border.top_px, border.left_px, border.bottom_px, border.right_px)
+            if not all(0 <= side <= self.preprocess.crop_px for side in sides):
+                return f"the padding {sides} is negative or wider than the crop"
+            if not all(0 <= byte <= 255 for byte in border.value):
+                return f"the padding's value {border.value} is not three bytes"
+        return None
 
 
 class Bundle:
-    """An open bundle: its record, and its members' bytes.
+    """An open bundle: its record, and its members' bytes, read in place and checked.
 
     Attributes:
         path: The file.
         manifest: The checked `bundle.json`.
-        sha256: Digest of the whole file, hex: the identity of the bundle in reports.
         size_bytes: Size of the whole file.
     """
 
-    path: str
-    manifest: Manifest
-    sha256: str
-    size_bytes: int
-
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        raise NotImplementedError
+        """Opens a bundle and checks its directory and record; members are checked when they are read.
+
+        Raises:
+            InputError: There is no such file, or it cannot be read.
+            BundleError: The file is no bundle, is damaged, tampered with, or newer than this edgecls.
+        """
+        self.path = os.fspath(path)
+        try:
+            self.size_bytes = os.stat(self.path).st_size
+            with zipfile.ZipFile(self.path) as archive:
+                self._directory = self._checked_directory(archive)
+                self.manifest = self._checked_manifest(self._read(archive, "bundle.json"))
+        except OSError as error:
+            raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+            raise self._error(f"it is not a whole zip archive ({error})") from error
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of the whole file, hex: the identity of the bundle in reports."""
+        digest = hashlib.sha256()
+        with open(self.path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def read(self, member: str) -> bytes:
-        """The bytes of a member, checked against its size and digest."""
-        raise NotImplementedError
+        """The bytes of a member, checked against its size and digest.
+
+        Raises:
+            BundleError: The member is missing, or its bytes are not those that `bundle.json` names.
+        """
+        if member not in self.manifest.members:
+            raise self._error(f"it has no member {member!r}")
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                data = self._read(archive, member)
+        except OSError as error:
+            raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+            raise self._error(f"its member {member!r} is damaged ({error})") from error
+        if hashlib.sha256(data).hexdigest() != self.manifest.members[member].sha256:
+            raise self._error(f"its member {member!r} has other bytes than bundle.json says: it was damaged or changed")
+        return data
+
+    def _read(self, archive: zipfile.ZipFile, member: str) -> bytes:
+        size = self._directory[member]
+        with archive.open(member) as file:
+            data = file.read(size + 1)
+        if len(data) != size:
+            raise self._error(f"its member {member!r} holds {len(data)} bytes where its directory says {size}")
+        return data
+
+    def _checked_directory(self, archive: zipfile.ZipFile) -> dict[str, int]:
+        """The archive's directory: plain stored files, each name once, none larger than the file itself."""
+        directory: dict[str, int] = {}
+        for entry in archive.infolist():
+            if entry.filename in directory:
+                raise self._error(f"it holds {entry.filename!r} twice")
+            if not _MEMBER_NAME.fullmatch(entry.filename):
+                raise self._error(f"it holds a member of the forbidden name {entry.filename!r}")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+                raise self._error(f"its member {entry.filename!r} is compressed or encrypted")
+            if entry.file_size > self.size_bytes:
+                raise self._error(f"its member {entry.filename!r} claims {entry.file_size} bytes, more than the file has")
+            directory[entry.filename] = entry.file_size
+            if len(directory) > MAX_MEMBERS:
+                raise self._error(f"it holds more than {MAX_MEMBERS} members")
+        if "bundle.json" not in directory:
+            raise self._error("it has no bundle.json: it is not an edgecls bundle")
+        if directory["bundle.json"] > MAX_MANIFEST_BYTES:
+            raise self._error(f"its bundle.json has {directory['bundle.json']} bytes; at most {MAX_MANIFEST_BYTES} are read")
+        return directory
+
+    def _checked_manifest(self, data: bytes) -> Manifest:
+        try:
+            schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+            if schema != SCHEMA:
+                raise self._error(f"it has the schema {schema!r}; this edgecls reads {SCHEMA!r}. Upgrade edgecls here")
+            manifest = msgspec.json.decode(data, type=Manifest)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
+            raise self._error(f"its bundle.json is not valid: {error}") from error
+        problem = manifest.problem()
+        listed = set(manifest.members)
+        if problem is None and (extra := set(self._directory) - listed - {"bundle.json", "bundle.sig"}):
+            problem = f"the archive holds {sorted(extra)[0]!r}, which bundle.json does not list"
+        if problem is None and (lacking := listed - set(self._directory)):
+            problem = f"the archive lacks {sorted(lacking)[0]!r}"
+        for name in listed if problem is None else ():
+            if manifest.members[name].size_bytes != self._directory[name]:
+                problem = f"{name!r} has {self._directory[name]} bytes where bundle.json says otherwise"
+        if problem is not None:
+            raise self._error(f"its bundle.json does not fit: {problem}")
+        return manifest
+
+    def _error(self, what: str) -> BundleError:
+        return BundleError(f"{self.path} is refused: {what}. Get it again from where it was made, or export it anew.")
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: str

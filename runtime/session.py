@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -10,8 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.runtime.bundle import Bundle
-from edgecls.runtime.engines import EngineInfo
+from edgecls.runtime.bundle import Bundle, Manifest, Padding
+from edgecls.runtime.cpu import cpu_count, cpu_isa
+from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
+from edgecls.runtime.errors import BundleError, InputError, UnsupportedError
 from edgecls.runtime.preprocess import Picture, Preprocess
 
 
@@ -25,31 +28,97 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """Runs one bundle. A context manager; safe to use from several threads."""
+    """Runs one bundle. A context manager; safe to use from several threads.
 
-    bundle: Bundle
-    preprocess: Preprocess
-    engine_info: EngineInfo
+    Attributes:
+        bundle: What runs.
+        preprocess: How pictures become crops.
+        engine: The loaded graph; it wants crops that are padded as the manifest says.
+        engine_info: What runs it, as the engine reports.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.preprocess: Preprocess = bundle.manifest.preprocess
+        self.engine = engine
+        self._padding = bundle.manifest.padding
+        self._classes = len(bundle.manifest.labels)
+
+    @property
+    def engine_info(self) -> EngineInfo:
+        """What actually runs the graph."""
+        return self.engine.info
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Runs the graph on crops `uint8 [batch, crop, crop, 3]`, RGB (or one `[crop, crop, 3]`).
 
         Returns:
             `float32 [batch, classes]`.
+
+        Raises:
+            InputError: The array has another type or shape.
         """
-        raise NotImplementedError
+        crops = crops[None] if crops.ndim == 3 else crops
+        side = self.preprocess.crop_px
+        if crops.dtype != np.uint8 or crops.shape[1:] != (side, side, 3) or not len(crops):
+            raise InputError(
+                f"logits() takes uint8 [batch, {side}, {side}, 3], got {crops.dtype} {list(crops.shape)}; "
+                "use session.preprocess.pixels(picture), or classify()."
+            )
+        logits = self.engine.infer(self.pad(crops, self._padding))
+        if logits.shape != (len(crops), self._classes):
+            raise BundleError(
+                f"{self.bundle.path}: the graph gives logits {list(logits.shape)} where {len(crops)} × {self._classes} "
+                "labels are expected; export it again"
+            )
+        return logits
+
+    @staticmethod
+    def pad(crops: NDArray[np.uint8], border: Padding | None) -> NDArray[np.uint8]:
+        """What an engine takes: crops `uint8 [batch, height, width, 3]`, contiguous, with the border around them."""
+        if border is None:
+            return np.ascontiguousarray(crops)
+        batch, height, width, _ = crops.shape
+        shape = (batch, border.top_px + height + border.bottom_px, border.left_px + width + border.right_px, 3)
+        canvas = np.empty(shape, np.uint8)
+        canvas[:] = border.value
+        canvas[:, border.top_px : border.top_px + height, border.left_px : border.left_px + width] = crops
+        return canvas
 
     def classify(self, picture: Picture, *, top: int = 5) -> tuple[Prediction, ...]:
-        """The best classes of one picture, best first."""
-        raise NotImplementedError
+        """The best classes of one picture, best first.
+
+        Args:
+            picture: Path, encoded bytes, `uint8 [height, width, 3]` RGB array or Pillow image.
+            top: How many classes; at most all.
+
+        Raises:
+            InputError: The picture cannot be read.
+        """
+        return self.classify_batch([picture], top=top)[0]
 
     def classify_batch(self, pictures: Iterable[Picture], *, top: int = 5) -> tuple[tuple[Prediction, ...], ...]:
-        """As `classify`, one engine call for all pictures."""
-        raise NotImplementedError
+        """As `classify`, with one engine call for all pictures."""
+        if top < 1:
+            raise InputError(f"top is {top}; it must be at least 1")
+        crops = [self.preprocess.pixels(picture) for picture in pictures]
+        if not crops:
+            return ()
+        return tuple(self.rank(row, top) for row in self.logits(crops[0][None] if len(crops) == 1 else np.stack(crops)))
+
+    def rank(self, logits: NDArray[np.float32], top: int) -> tuple[Prediction, ...]:
+        """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes."""
+        top = min(top, len(logits))
+        best = np.argpartition(-logits, top - 1)[:top]
+        best = best[np.lexsort((best, -logits[best]))]
+        shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
+        scores = shifted[best] / shifted.sum()
+        names = self.bundle.manifest.labels.names
+        return tuple(Prediction(int(i), names[i], float(score)) for i, score in zip(best, scores, strict=True))
 
     def close(self) -> None:
         """Frees the engine."""
-        raise NotImplementedError
+        self.engine.close()
 
     def __enter__(self) -> Session:
         return self
@@ -61,10 +130,48 @@ class Session:
 
 
 def load(path: str | os.PathLike[str] | Bundle, *, threads: int | None = None) -> Session:
-    """Opens a bundle on the engine that it was made for.
+    """Opens a bundle on the engine that it was made for, and on no other.
 
     Args:
-        path: The `.edgecls` file.
+        path: The `.edgecls` file, or an open bundle.
         threads: Threads of one inference; by default the CPUs that this process may use.
+
+    Raises:
+        BundleError: The bundle is damaged, or its engine unknown to this edgecls.
+        MissingExtraError: Its engine is not installed; the message names the extra.
+        UnsupportedError: Its INT8 graph would saturate on this CPU; export with `--isa x86`.
+        InputError: There is no such file, or `threads` is not positive.
     """
-    raise NotImplementedError
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; it must be at least 1")
+    bundle = path if isinstance(path, Bundle) else Bundle(path)
+    manifest = bundle.manifest
+    check_isa(manifest)
+    if manifest.target not in engine_names():
+        raise BundleError(
+            f"{bundle.path} is for the engine {manifest.target!r}, this edgecls knows {', '.join(engine_names())}: "
+            "upgrade edgecls here, or export for one of those"
+        )
+    artifact = [bundle.read(member) for member in manifest.artifact]
+    return Session(bundle, engine_module(manifest.target).open_engine(artifact, manifest, threads or cpu_count()))
+
+
+def check_isa(manifest: Manifest) -> None:
+    """Compares the instruction set of an INT8 graph with this CPU.
+
+    Raises:
+        UnsupportedError: The graph was made for VNNI and this x86 CPU has none: sums would saturate and answers would
+            silently be wrong.
+    """
+    made_for, here = manifest.passport.isa, cpu_isa()
+    if made_for == "x86-vnni" and here == "x86":
+        raise UnsupportedError(
+            f"{manifest.name} was quantized for x86 with VNNI, and this CPU has none: its INT8 sums would saturate and "
+            "the answers be wrong. Export it again with --isa x86."
+        )
+    if manifest.passport.activations == "int8" and here in {"x86", "x86-vnni"} and manifest.target == "onnxruntime":
+        warnings.warn(
+            f"{manifest.name} was quantized for {made_for}: its int8 activations are right here but slow. Export it "
+            f"again with --isa {here} for this machine.",
+            stacklevel=3,
+        )

@@ -1,0 +1,188 @@
+"""The quantization plan: what calibration found out, in a file that people can read, edit and give back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from edgecls.calibration.graph import Graph, constant, is_activation
+from edgecls.calibration.histogram import Histogram
+from edgecls.calibration.ranges import mse_bound, mse_range
+from edgecls.runtime.bundle import CalibrationRecord
+from edgecls.runtime.errors import InputError
+
+SCHEMA = "edgecls.plan/1"
+
+WEIGHTED = {"Conv": 0, "ConvTranspose": 1, "Gemm": -1, "MatMul": 1}
+"""Operations with a weight as their second input, and the axis of its output channels (Gemm's depends on `transB`)."""
+
+_FLAT = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
+"""Inputs between which an operation is not constant; saturating beyond costs nothing."""
+
+
+class TensorRange(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of one activation tensor."""
+
+    minimum: float
+    """Smallest value seen."""
+    maximum: float
+    """Largest value seen."""
+    asymmetric: tuple[float, float]
+    """(low, high) for targets with a zero point; low ≤ 0 ≤ high."""
+    symmetric: float
+    """Bound of [−bound, bound] for targets without."""
+
+
+class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
+    """`plan.json`: everything that the emitters of all targets need to write their INT8 graphs."""
+
+    graph_sha256: str
+    """Digest of the float graph; the plan fits no other."""
+    calibration: CalibrationRecord
+    ranges: str
+    """How ranges were chosen: `mse`."""
+    tensors: dict[str, TensorRange]
+    """By tensor name."""
+    weights: dict[str, tuple[float, ...]]
+    """By node name: largest |weight| that the grid of each output channel covers."""
+    float_nodes: dict[str, str]
+    """Nodes that stay in float on every target, each with the reason."""
+
+    def to_json(self) -> bytes:
+        """Indented JSON, the same bytes for the same plan."""
+        return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=1)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of `to_json`, hex."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], graph: Graph) -> QuantPlan:
+        """Reads a plan, edited by hand perhaps, and checks that it fits a graph.
+
+        Raises:
+            InputError: The file is no plan, belongs to another graph, names nodes or tensors that the graph lacks, or
+                holds an impossible range; mend it, or make a new one by exporting with `--calibration`.
+        """
+        remedy = "Mend it, or make a new one by exporting with --calibration."
+        try:
+            plan = msgspec.json.decode(Path(path).read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read the quantization plan {os.fspath(path)}: {error}. {remedy}") from error
+        problem = plan._misfit(graph)
+        if problem:
+            raise InputError(f"the quantization plan {os.fspath(path)} does not fit: {problem}. {remedy}")
+        return plan
+
+    def _misfit(self, graph: Graph) -> str | None:
+        """The first thing in which the plan does not fit a graph."""
+        if self.graph_sha256 != graph.digest:
+            return f"it was made from graph {self.graph_sha256[:12]}, this one is {graph.digest[:12]}"
+        model = graph.ir_model()
+        nodes = {node.name for node in model.graph}
+        for name in (*self.float_nodes, *self.weights):
+            if name not in nodes:
+                return f"the graph has no node {name!r}"
+        needed = {value.name: value for value in activations(model)}
+        if missing := sorted(set(needed) - set(self.tensors)):  # type: ignore[type-var]
+            return f"it has no range for the tensor {missing[0]!r}"
+        for name, tensor in self.tensors.items():
+            low, high = tensor.asymmetric
+            if name not in needed:
+                return f"the graph has no tensor {name!r}"
+            if not (np.isfinite([low, high, tensor.symmetric]).all() and low <= 0 <= high and low < high):
+                return f"tensor {name!r} has the asymmetric range [{low}, {high}]; it must hold zero and be finite"
+            if tensor.symmetric <= 0:
+                return f"tensor {name!r} has the symmetric bound {tensor.symmetric}; it must be positive"
+        bounds = channel_bounds(model)
+        for name, expected in bounds.items():
+            given = self.weights.get(name)
+            if given is None or len(given) != len(expected) or not all(0 < g < np.inf for g in given):
+                return f"node {name!r} needs {len(expected)} positive weight bounds"
+        return None
+
+
+def make_plan(graph: Graph, histograms: Mapping[str, Histogram], calibration: CalibrationRecord) -> QuantPlan:
+    """Solves the ranges of every activation and the bounds of every weight channel.
+
+    Args:
+        histograms: One for each tensor that `activations` lists.
+    """
+    model = graph.ir_model()
+    tensors = {}
+    for value in activations(model):
+        assert value.name is not None
+        histogram = histograms[value.name]
+        floor, ceiling = _flat_ends(value)
+        tensors[value.name] = TensorRange(
+            minimum=histogram.minimum,
+            maximum=histogram.maximum,
+            asymmetric=mse_range(histogram, floor, ceiling),
+            symmetric=mse_bound(histogram, floor, ceiling),
+        )
+    return QuantPlan(
+        graph_sha256=graph.digest,
+        calibration=calibration,
+        ranges="mse",
+        tensors=tensors,
+        weights=channel_bounds(model),
+        float_nodes={},
+    )
+
+
+def activations(model: ir.Model) -> list[ir.Value]:
+    """The tensors that an emitter may want to quantize, in graph order.
+
+    All float data but the normalised picture's own float forms, the logits, and outputs that only a Relu or Clip reads
+    (those are quantized after it).
+    """
+    graph_output = model.graph.outputs[0]
+    found = []
+    for node in model.graph:
+        for value in node.outputs:
+            if value is graph_output or not is_activation(value) or node.op_type == "Cast":
+                continue
+            uses = value.uses()
+            if uses and all(use.node.op_type in {"Relu", "Clip"} for use in uses) and len(uses) == 1:
+                continue
+            found.append(value)
+    return found
+
+
+def weight_axis(node: ir.Node) -> int:
+    """The axis of a weight's output channels."""
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return WEIGHTED[node.op_type]
+
+
+def channel_bounds(model: ir.Model) -> dict[str, tuple[float, ...]]:
+    """For every operation with a constant weight: the largest |weight| of each output channel, never zero."""
+    bounds = {}
+    for node in model.graph:
+        weight = constant(node.inputs[1]) if node.op_type in WEIGHTED else None
+        if weight is None or weight.ndim < 2 or (node.op_type == "MatMul" and weight.ndim != 2):
+            continue
+        axes = tuple(axis for axis in range(weight.ndim) if axis != weight_axis(node))
+        largest = np.abs(weight.astype(np.float64)).max(axis=axes)
+        # A dead channel gets a step that its (zero) weights do not need but its int32 bias does.
+        largest = np.maximum(largest, max(largest.max() * 1e-5, 1e-12))
+        assert node.name is not None
+        bounds[node.name] = tuple(float(bound) for bound in largest)
+    return bounds
+
+
+def _flat_ends(value: ir.Value) -> tuple[float, float]:
+    """The values beyond which every consumer of a tensor is constant."""
+    uses = value.uses()
+    if not uses or value.is_graph_output():
+        return -np.inf, np.inf
+    ends = [_FLAT.get(use.node.op_type, (-np.inf, np.inf)) for use in uses]
+    return min(low for low, _ in ends), max(high for _, high in ends)

@@ -1,0 +1,181 @@
+"""Which tensors are quantized where: the part of writing an INT8 graph that every emitter shares.
+
+An emitter states its engine's rules in a `Rules` record; `place` walks the graph once, writes the Q/DQ pairs and says
+what stayed in float and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from edgecls.calibration.graph import constant, is_activation, only_consumer
+from edgecls.calibration.plan import WEIGHTED, QuantPlan
+from edgecls.export.passes.feed_bytes import feed_bytes
+from edgecls.export.qdq import Grid, dequantize_codes, quantize_activation, quantize_weight
+from edgecls.runtime.bundle import Padding
+
+SAME_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
+"""Operations that move values without changing them: their output lies on their input's grid."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an engine wants of a Q/DQ graph."""
+
+    quantized: frozenset[str]
+    """Operations that compute on integers when their inputs are quantized."""
+    closed: frozenset[str]
+    """Those of them that must also have their output quantized, or they run in float."""
+    share_with_float: bool
+    """Whether float readers of a quantized tensor read the quantized value too: the engine then never holds both."""
+    activations: Literal["uint8", "int8"]
+    weight_bits: int
+    int32_bias: bool
+    """Whether a bias is written as int32 codes; else it stays float."""
+    stays_float: Callable[[ir.Node], str | None]
+    """A reason why the engine is better off with this node in float, or None."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What `place` did."""
+
+    padding: Padding | None
+    """The border that the session must put around the crop."""
+    floats: dict[str, str]
+    """Weighted nodes that stayed in float, each with the reason."""
+
+
+def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
+    """Writes the Q/DQ pairs of a plan into a float graph.
+
+    Args:
+        model: A fresh copy of the graph that the plan was made from; changed in place.
+    """
+    graph = model.graph
+    floats = {}
+    chosen: list[ir.Node] = []
+    for node in graph:
+        if node.op_type not in rules.quantized:
+            continue
+        reason = plan.float_nodes.get(node.name or "") or _unfit(node) or rules.stays_float(node)
+        if reason is None:
+            chosen.append(node)
+        elif node.op_type in WEIGHTED:
+            floats[node.name or ""] = reason
+    stem = feed_bytes(model)
+    if stem is not None and stem.conv not in chosen:
+        # A stem in float still reads the bytes exactly; only its weights stay as they are.
+        dequantize_codes(graph, stem.conv.inputs[0], stem.grid, stem.conv)  # type: ignore[arg-type]
+
+    grids = _grids(graph, chosen, plan, rules)
+    in_chosen = set(chosen)
+    input_scales: dict[ir.Node, float] = {}
+    if stem is not None and stem.conv in in_chosen:
+        grid = stem.grid
+        codes = stem.conv.inputs[0]
+        assert codes is not None
+        value = dequantize_codes(graph, codes, grid, stem.conv)
+        if rules.activations != grid.dtype:
+            # QLinearConv reads and writes one type; the same grid in the other type is exact.
+            quantize_activation(graph, value, grid.retyped(rules.activations), [(stem.conv, 0)])
+        input_scales[stem.conv] = grid.scale
+    for value, grid in grids.items():
+        readers = [
+            (use.node, use.idx)
+            for use in value.uses()
+            if rules.share_with_float or use.node in in_chosen or use.node.op_type in SAME_GRID
+        ]
+        for node, index in readers:
+            if index == 0:
+                input_scales[node] = grid.scale
+        quantize_activation(graph, value, grid, readers)
+    for node in chosen:
+        if node.name in plan.weights:
+            scale = input_scales.get(node) if rules.int32_bias else None
+            quantize_weight(graph, node, plan.weights[node.name], bits=rules.weight_bits, bias_scale=scale)
+    _absorb_saturation(graph)
+    RemoveUnusedNodesPass()(model)
+    return Placement(stem.padding if stem else None, floats)
+
+
+def _unfit(node: ir.Node) -> str | None:
+    """Why no engine computes this node on integers, whatever its type."""
+    if node.op_type in WEIGHTED:
+        weight = constant(node.inputs[1])
+        if weight is None:
+            return None if node.op_type == "MatMul" else "its weight is computed"
+        if node.op_type == "MatMul" and weight.ndim != 2:
+            return "its weight is not a matrix"
+        return None
+    inputs = [value for value in node.inputs if value is not None]
+    if node.op_type in {"Add", "Mul", "Concat"} and not all(is_activation(value) for value in inputs):
+        return "one side is a constant"
+    return None
+
+
+def _grids(graph: ir.Graph, chosen: list[ir.Node], plan: QuantPlan, rules: Rules) -> dict[ir.Value, Grid]:
+    """The grid of every tensor that gets a Q/DQ pair, in graph order."""
+    wanted: set[ir.Value] = set()
+    for node in chosen:
+        inputs = node.inputs[:1] if node.op_type in WEIGHTED and constant(node.inputs[1]) is not None else node.inputs
+        wanted.update(value for value in inputs if value is not None and is_activation(value))
+        if node.op_type in rules.closed:
+            wanted.add(_after_clamp(node.outputs[0]))
+    grids: dict[ir.Value, Grid] = {}
+    for node in graph:
+        for value in node.outputs:
+            if value.is_graph_output():
+                continue
+            source = node.inputs[0] if node.op_type in SAME_GRID else None
+            if source in grids:
+                grids[value] = grids[source]  # type: ignore[index]
+            elif value in wanted and value.name in plan.tensors:
+                grids[value] = Grid.from_range(plan.tensors[value.name], rules.activations)
+    # A tensor that is moved, not computed, is quantized where it comes from.
+    for node in reversed(list(graph)):
+        source = node.inputs[0] if node.inputs else None
+        moved = node.op_type in SAME_GRID and node.outputs[0] in grids and source is not None
+        if moved and source not in grids and source.name in plan.tensors and is_activation(source):  # type: ignore[union-attr]
+            grids[source] = grids[node.outputs[0]]  # type: ignore[index]
+    return grids
+
+
+def _after_clamp(value: ir.Value) -> ir.Value:
+    """A Relu's or Clip's output where that is all that reads a value, else the value."""
+    reader = only_consumer(value)
+    if reader is not None and reader.op_type in {"Relu", "Clip"}:
+        return reader.outputs[0]
+    return value
+
+
+def _absorb_saturation(graph: ir.Graph) -> None:
+    """Removes every Relu and Clip whose only reader quantizes to a grid that saturates at least as early."""
+    for node in list(graph):
+        if node.op_type not in {"Relu", "Clip"}:
+            continue
+        reader = only_consumer(node.outputs[0])
+        if reader is None or reader.op_type != "QuantizeLinear":
+            continue
+        low, high = clamp_ends(node)
+        scale, zero_point = constant(reader.inputs[1]), constant(reader.inputs[2])
+        assert scale is not None and zero_point is not None and node.inputs[0] is not None
+        grid = Grid(str(zero_point.dtype), float(scale), int(zero_point))  # type: ignore[arg-type]
+        slack = grid.scale * 1e-3  # float32 rounding of the scale
+        if grid.low >= low - slack and grid.high <= high + slack:
+            reader.replace_input_with(0, node.inputs[0])
+            graph.remove(node, safe=True)
+
+
+def clamp_ends(node: ir.Node) -> tuple[float, float]:
+    """The ends that a Relu or Clip limits values to."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    ends = [constant(node.inputs[i]) if len(node.inputs) > i else None for i in (1, 2)]
+    return (-np.inf if ends[0] is None else float(ends[0])), (np.inf if ends[1] is None else float(ends[1]))

@@ -1,0 +1,160 @@
+"""QuantizeLinear and DequantizeLinear: the grids, and writing them into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgecls.calibration.plan import TensorRange, weight_axis
+
+_CODES = {"uint8": (0, 255), "int8": (-128, 127)}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The 8-bit grid of an activation: value = (code − zero_point) · scale."""
+
+    dtype: Literal["uint8", "int8"]
+    scale: float
+    zero_point: int
+
+    @property
+    def low(self) -> float:
+        """The smallest value on the grid; what is below saturates to it."""
+        return (_CODES[self.dtype][0] - self.zero_point) * self.scale
+
+    @property
+    def high(self) -> float:
+        """The largest value on the grid."""
+        return (_CODES[self.dtype][1] - self.zero_point) * self.scale
+
+    @classmethod
+    def from_range(cls, tensor: TensorRange, dtype: Literal["uint8", "int8"]) -> Grid:
+        """The asymmetric grid of 255 steps, with zero on it.
+
+        `uint8` with zero point z and `int8` with z − 128 are the same grid.
+        """
+        low, high = tensor.asymmetric
+        scale = float(np.float32((high - low) / 255))
+        zero_point = int(np.clip(round(-low / scale), 0, 255))
+        return cls(dtype, scale, zero_point + _CODES[dtype][0])
+
+    def retyped(self, dtype: Literal["uint8", "int8"]) -> Grid:
+        """The same values with codes of another type."""
+        return Grid(dtype, self.scale, self.zero_point - _CODES[self.dtype][0] + _CODES[dtype][0])
+
+
+def register(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """Adds a constant to a graph, under a name that was not taken."""
+    base, rank = name, 0
+    while name in graph.initializers:
+        rank += 1
+        name = f"{base}:{rank}"
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def quantize_activation(
+    graph: ir.Graph, value: ir.Value, grid: Grid, readers: Iterable[tuple[ir.Node, int]]
+) -> ir.Value:
+    """Puts value → QuantizeLinear → DequantizeLinear before the given inputs.
+
+    Args:
+        readers: (node, index of its input) pairs that shall see the quantized value; others keep the float one.
+
+    Returns:
+        The dequantized value.
+    """
+    scale = register(graph, f"{value.name}:scale", np.asarray(grid.scale, np.float32))
+    zero_point = register(graph, f"{value.name}:zero_point", np.asarray(grid.zero_point, grid.dtype))
+    readers = list(readers)
+    quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{value.name}:quantize")
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{value.name}:dequantize"
+    )
+    quantize.outputs[0].name, dequantize.outputs[0].name = f"{value.name}:codes", f"{value.name}:grid"
+    quantize.outputs[0].dtype, dequantize.outputs[0].dtype = zero_point.dtype, ir.DataType.FLOAT
+    quantize.outputs[0].shape = dequantize.outputs[0].shape = value.shape
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantize, dequantize])
+    else:
+        graph.insert_after(producer, [quantize, dequantize])
+    for node, index in readers:
+        node.replace_input_with(index, dequantize.outputs[0])
+    return dequantize.outputs[0]
+
+
+def dequantize_codes(graph: ir.Graph, codes: ir.Value, grid: Grid, reader: ir.Node) -> ir.Value:
+    """Puts a DequantizeLinear between a tensor that is codes already and the first input of its reader."""
+    scale = register(graph, f"{codes.name}:scale", np.asarray(grid.scale, np.float32))
+    zero_point = register(graph, f"{codes.name}:zero_point", np.asarray(grid.zero_point, grid.dtype))
+    node = ir.node("DequantizeLinear", [codes, scale, zero_point], name=f"{codes.name}:dequantize")
+    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = (
+        f"{codes.name}:grid",
+        ir.DataType.FLOAT,
+        codes.shape,
+    )
+    graph.insert_before(reader, node)
+    reader.replace_input_with(0, node.outputs[0])
+    return node.outputs[0]
+
+
+def quantize_weight(
+    graph: ir.Graph,
+    node: ir.Node,
+    bounds: Sequence[float],
+    *,
+    bits: int = 8,
+    bias_scale: float | None = None,
+) -> None:
+    """Replaces a node's weight by int8 codes and a DequantizeLinear, one symmetric scale an output channel.
+
+    Args:
+        bounds: The largest |weight| on the grid of each channel.
+        bits: 8, or 7 where pairs of products are summed in 16 bits and must not saturate.
+        bias_scale: Scale of the quantized input, where the bias shall become int32 codes of scale input · weight; None
+            leaves it in float.
+    """
+    source = node.inputs[1]
+    assert source is not None and source.const_value is not None
+    weight = source.const_value.numpy().astype(np.float64)
+    axis = weight_axis(node)
+    largest = 2 ** (bits - 1) - 1
+    scale = np.asarray(bounds, np.float64) / largest
+    bias = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    if bias_scale is not None and bias is not None:
+        # An almost dead channel's bias would not fit int32: its weights can afford a coarser step.
+        scale = np.maximum(scale, np.abs(bias.numpy().astype(np.float64)) / (bias_scale * 2.0**30))
+    scale = scale.astype(np.float32)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    codes = np.clip(np.rint(weight / scale.reshape(shape)), -largest, largest).astype(np.int8)
+    node.replace_input_with(1, _dequantized(graph, node, source.name or "weight", codes, scale, axis))
+    if bias_scale is not None and bias is not None:
+        steps = scale.astype(np.float64) * bias_scale
+        steps = steps.astype(np.float32)
+        int32 = np.rint(bias.numpy().astype(np.float64) / steps).astype(np.int32)
+        node.replace_input_with(2, _dequantized(graph, node, f"{node.name}.bias", int32, steps, 0))
+
+
+def _dequantized(
+    graph: ir.Graph, reader: ir.Node, name: str, codes: NDArray[np.generic], scale: NDArray[np.float32], axis: int
+) -> ir.Value:
+    inputs = [
+        register(graph, f"{name}:codes", codes),
+        register(graph, f"{name}:scale", scale),
+        register(graph, f"{name}:zero_point", np.zeros(scale.shape, codes.dtype)),
+    ]
+    node = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{reader.name}:{name}:dequantize")
+    node.outputs[0].name, node.outputs[0].dtype = f"{reader.name}:{name}:grid", ir.DataType.FLOAT
+    node.outputs[0].shape = ir.Shape(codes.shape)
+    graph.insert_before(reader, node)
+    return node.outputs[0]

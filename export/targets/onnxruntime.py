@@ -1,0 +1,110 @@
+"""ONNX Runtime on CPUs: one ONNX file, INT8 as Q/DQ that its optimiser turns into integer kernels."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from edgecls.calibration.graph import Graph
+from edgecls.calibration.plan import QuantPlan
+from edgecls.export.placement import Rules, place
+from edgecls.export.targets import Artifact
+from edgecls.runtime.bundle import Passport, Precision
+from edgecls.runtime.cpu import Isa
+from edgecls.runtime.errors import EngineError, MissingExtraError
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
+REFUSED: dict[Precision, str] = {
+    "fp16": "its CPU kernels compute in float32 and would convert back and forth. Use fp32 or --int8, or --target openvino "
+    "for half-size weights"
+}
+
+_MATRIX = frozenset({"Gemm", "MatMul"})
+_QUANTIZED = _MATRIX | {"Conv", "Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "Sigmoid"}
+
+_ISA: dict[Isa, tuple[Literal["uint8", "int8"], int]] = {
+    # x86 kernels exist for uint8 × int8 alone; without VNNI they add pairs of products in 16 bits, which saturates
+    # unless the weights keep to 7 bits. ARM multiplies int8 × int8 fastest.
+    "x86-vnni": ("uint8", 8),
+    "x86": ("uint8", 7),
+    "arm64": ("int8", 8),
+}
+
+
+def compile_artifact(graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa) -> Artifact:
+    """As `Target.compile_artifact`."""
+    if precision == "fp32" or plan is None:
+        version, kinds = optimised_kinds(graph.proto)
+        passport = Passport(engine_version=version, isa=None, activations=None, nodes=kinds.total(), nodes_int8=0)
+        return Artifact({"model.onnx": graph.proto}, None, passport, ())
+
+    activations, weight_bits = _ISA[isa]
+    model = graph.ir_model()
+    placement = place(model, plan, rules(activations, weight_bits))
+    quantized = Graph.from_ir(model)
+    version, kinds = optimised_kinds(quantized.proto, int8_activations=activations == "int8")
+    integer = sum(count for kind, count in kinds.items() if is_integer(kind))
+    passport = Passport(
+        engine_version=version, isa=isa, activations=activations, nodes=kinds.total(), nodes_int8=integer
+    )
+    notes = tuple(f"{name} stays in float: {reason}" for name, reason in placement.floats.items())
+    return Artifact({"model.onnx": quantized.proto}, placement.padding, passport, notes)
+
+
+def rules(activations: Literal["uint8", "int8"], weight_bits: int) -> Rules:
+    """What ONNX Runtime wants: Q/DQ on inputs and outputs, so that no float tensor lies between two integer kernels."""
+    return Rules(
+        quantized=_QUANTIZED,
+        # QGemm may return floats; everything else runs in float unless its output is quantized.
+        closed=_QUANTIZED - _MATRIX,
+        share_with_float=True,
+        activations=activations,
+        weight_bits=weight_bits,
+        int32_bias=True,
+        stays_float=lambda node: None,
+    )
+
+
+def is_integer(kind: str) -> bool:
+    """Whether an operation of ONNX Runtime's optimised graph computes on integers."""
+    return kind.startswith(("QLinear", "QGemm", "MatMulInteger", "DynamicQuantize")) or kind in {
+        "ConvInteger",
+        "NhwcMaxPool",
+    }
+
+
+def optimised_kinds(proto: bytes, *, int8_activations: bool = False) -> tuple[str, Counter[str]]:
+    """What ONNX Runtime makes of a graph on this machine.
+
+    Args:
+        int8_activations: Fuse int8 activations too, as an ARM machine does (slow here, but countable).
+
+    Returns:
+        Version of ONNX Runtime, and the number of operations of each kind in its optimised graph.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        EngineError: ONNX Runtime refuses the graph: a bug of ours.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "exporting for onnxruntime", str(error)) from error
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if int8_activations:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        try:
+            ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime {ort.__version__} refuses the graph that we made: {error}") from error
+        nodes = onnx.load(path, load_external_data=False).graph.node
+    return ort.__version__, Counter(node.op_type for node in nodes)

@@ -1,0 +1,129 @@
+"""OpenVINO on CPUs: an IR (`model.xml`, `model.bin`), INT8 as Q/DQ on the inputs of convolutions, products and sums."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgecls.calibration.graph import INPUT, Graph
+from edgecls.calibration.plan import QuantPlan
+from edgecls.export.placement import Rules, place
+from edgecls.export.targets import Artifact
+from edgecls.runtime.bundle import Padding, Passport, Precision
+from edgecls.runtime.cpu import Isa
+from edgecls.runtime.errors import EngineError, MissingExtraError
+
+if TYPE_CHECKING:
+    import openvino
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+REFUSED: dict[Precision, str] = {}
+
+_WEIGHT_BITS: dict[Isa, int] = {"x86-vnni": 8, "x86": 7, "arm64": 8}
+
+
+def compile_artifact(graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa) -> Artifact:
+    """As `Target.compile_artifact`; fp16 means half-size weights, the arithmetic stays float32."""
+    if precision != "int8" or plan is None:
+        return _artifact(_read(graph.proto), precision, None, None, ())
+    model = graph.ir_model()
+    placement = place(model, plan, rules(_WEIGHT_BITS[isa]))
+    notes = tuple(f"{name} stays in float: {reason}" for name, reason in placement.floats.items())
+    return _artifact(_read(Graph.from_ir(model).proto), precision, isa, placement.padding, notes)
+
+
+def rules(weight_bits: int) -> Rules:
+    """What OpenVINO wants: activations quantized where they are read, so that what follows a convolution fuses into it."""
+    return Rules(
+        quantized=frozenset({"Conv", "Gemm", "MatMul", "Add"}),
+        closed=frozenset(),
+        share_with_float=False,
+        activations="uint8",
+        weight_bits=weight_bits,
+        int32_bias=False,
+        stays_float=_squeezes,
+    )
+
+
+def quantize_with_nncf(graph: Graph, crops: Sequence[NDArray[np.uint8]], isa: Isa) -> Artifact:
+    """Lets NNCF quantize the float graph, for those who ask for it.
+
+    Args:
+        crops: Calibration pictures, `uint8 [1, crop, crop, 3]` each.
+
+    Raises:
+        MissingExtraError: nncf is not installed.
+    """
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError("nncf", "--quantizer nncf", str(error)) from error
+    dataset = nncf.Dataset(list(crops), lambda batch: {INPUT: batch})
+    quantized = nncf.quantize(_read(graph.proto), dataset, subset_size=len(crops))
+    return _artifact(quantized, "int8", isa, None, ())
+
+
+def _squeezes(node: ir.Node) -> str | None:
+    """Squeeze-and-excitation blocks work on 1 × 1 pixels: conversions would cost more than the products."""
+    shape = node.inputs[0].shape if node.op_type == "Conv" and node.inputs[0] is not None else None
+    if shape is not None and list(shape)[2:] == [1, 1]:
+        return "it works on single pixels (squeeze-and-excitation), where float is faster"
+    return None
+
+
+def _read(proto: bytes) -> openvino.Model:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "exporting for openvino", str(error)) from error
+    try:
+        return openvino.Core().read_model(proto)
+    except Exception as error:
+        raise EngineError(f"OpenVINO {openvino.__version__} refuses the graph that we made: {error}") from error
+
+
+def _artifact(
+    model: openvino.Model, precision: Precision, isa: Isa | None, padding: Padding | None, notes: tuple[str, ...]
+) -> Artifact:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
+        files = {"model.xml": path.read_bytes(), "model.bin": path.with_suffix(".bin").read_bytes()}
+    kinds = executed_kinds(files["model.xml"], files["model.bin"])
+    passport = Passport(
+        engine_version=openvino.__version__.split("-")[0],
+        isa=isa,
+        activations="uint8" if precision == "int8" else None,
+        nodes=kinds.total(),
+        nodes_int8=sum(count for (_, kind), count in kinds.items() if kind in {"u8", "i8"}),
+    )
+    return Artifact(files, padding, passport, notes)
+
+
+def executed_kinds(structure: bytes, weights: bytes) -> Counter[tuple[str, str]]:
+    """What OpenVINO executes on this machine: (operation, type it computes in) to number, without constants."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(structure, weights), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    kinds: Counter[tuple[str, str]] = Counter()
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        info = operation.get_rt_info()
+        kind, precision = (_text(info[key]) for key in ("layerType", "runtimePrecision"))
+        if kind not in {"Const", "Input", "Output"}:
+            kinds[kind, precision] += 1
+    return kinds
+
+
+def _text(value: object) -> str:
+    return str(value.astype(str)) if hasattr(value, "astype") else str(value)

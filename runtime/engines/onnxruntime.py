@@ -1,0 +1,85 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecls.runtime.bundle import Manifest
+from edgecls.runtime.engines import EngineInfo
+from edgecls.runtime.errors import BundleError, EngineError, MissingExtraError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PACKAGE = "onnxruntime"
+
+_PROVIDER = "CPUExecutionProvider"
+
+
+def version() -> str | None:
+    """Version of the installed onnxruntime, or None."""
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> OnnxRuntimeEngine:
+    """Loads `model.onnx` from memory.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        BundleError: ONNX Runtime refuses the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", f"the bundle {manifest.name}", str(error)) from error
+    (model,) = artifact
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # What fails is raised; warnings about our own graph are no news to the user.
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+    except Exception as error:
+        raise BundleError(
+            f"ONNX Runtime {onnxruntime.__version__} refuses the graph of {manifest.name}: {error}. It was made with "
+            f"{manifest.passport.engine_version}; install that version or export again."
+        ) from error
+    return OnnxRuntimeEngine(session, threads, onnxruntime.__version__)
+
+
+class OnnxRuntimeEngine:
+    """A session of ONNX Runtime; `infer` may be called from several threads."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, threads: int, version: str) -> None:
+        self._session: onnxruntime.InferenceSession | None = session
+        self._input = session.get_inputs()[0].name
+        self._outputs = [session.get_outputs()[0].name]
+        self.info = EngineInfo(
+            name="onnxruntime",
+            version=version,
+            provider_requested=_PROVIDER,
+            provider_used=session.get_providers()[0],
+            threads=threads,
+        )
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `Engine.infer`."""
+        if self._session is None:
+            raise EngineError("the engine is closed; load the bundle again")
+        try:
+            logits: NDArray[np.float32] = self._session.run(self._outputs, {self._input: images})[0]
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
+        return logits
+
+    def close(self) -> None:
+        """As `Engine.close`."""
+        self._session = None

@@ -1,0 +1,34 @@
+"""How long work tells where it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeAlias
+
+Advance: TypeAlias = Callable[[int], None]
+"""Called with the number of steps that were done since the last call."""
+
+
+class Progress(Protocol):
+    """Receives the stages of a long piece of work."""
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Announces a stage of `total` steps (None: not countable); it ends with the block."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Says something that the user should read, once."""
+        ...
+
+
+class SilentProgress:
+    """Listens to nothing."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """Does nothing."""
+        yield lambda steps: None
+
+    def note(self, message: str) -> None:
+        """Does nothing."""
