@@ -31,5 +31,6 @@ class Classifier:
     labels: Labels
     checkpoint_sha256: str | None
     """Of the checkpoint's (or ONNX file's) bytes; None for weights that no file holds."""
-    trained: bool
-    """False for random weights: they are good for parity and structure, never for accuracy."""
+    notes: tuple[str, ...] = ()
+    """What was assumed on the way and the user should read: which of two sets of weights was taken, how a head was
+    rebuilt, …"""

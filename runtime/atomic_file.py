@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from edgecls.runtime.errors import InputError
 
@@ -16,34 +17,57 @@ from edgecls.runtime.errors import InputError
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Opens a file for writing that takes the name `path` only when the block ends well.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk and renamed. If the block raises,
-    or the disk is full, the temporary file is removed and an older file of that name is untouched.
+    The bytes go to a hidden file in the same folder, are flushed to the disk and renamed. If the block raises, or the
+    disk is full, that file is removed and an older file of the name `path` is untouched; a killed process leaves it
+    behind. Where `path` is a link, the file that it leads to is replaced.
 
     Raises:
-        InputError: The folder does not exist or cannot be written, or the disk is full; choose another `-o`.
+        InputError: The folder does not exist or cannot be written, `path` is no file, or the disk is full; choose
+            another `-o`. What the block raises for other reasons passes through.
     """
-    target = Path(path)
-    temporary: str | None = None
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise InputError(f"cannot write {target}: it exists and is not a file. Choose another name")
+    # Not `tempfile`: its files are private, and the umask that would tell the usual mode cannot be read without
+    # changing it for all threads.
+    part = target.with_name(f".edgecls-{secrets.token_hex(8)}.part")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        raw = _WatchedFile(part, "xb")
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        with io.BufferedWriter(raw) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-        temporary = None
+            raw.watch(os.fsync, raw.fileno())
+        raw.watch(os.replace, part, target)
     except OSError as error:
-        raise InputError(
-            f"cannot write {target}: {error.strerror or error}. Choose a folder that exists, is writable and has room."
-        ) from error
+        if error is not raw.failure:
+            raise
+        raise _cannot_write(target, error) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            part.unlink()  # gone already after a rename
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+class _WatchedFile(io.FileIO):
+    """Remembers its own last failure, to tell it from those of other files that a block may open."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        written: int = self.watch(super().write, data)
+        return written
+
+    def watch(self, operation: Any, *arguments: Any) -> Any:
+        try:
+            return operation(*arguments)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _cannot_write(target: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write {target}: {error.strerror or error}. Choose a folder that exists, is writable and has room."
+    )

@@ -28,7 +28,7 @@ def cpu_isa() -> Isa | None:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Feature flags of the first CPU in `/proc/cpuinfo` (`flags` on x86, `Features` on ARM); empty where there is none."""
+    """Feature flags of the first CPU in `/proc/cpuinfo` (x86 `flags`, ARM `Features`); empty where there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -18,6 +18,14 @@ class InputError(EdgeclsError):
     exit_code = 2
 
 
+class InvalidRecordError(InputError, ValueError):
+    """A record's fields contradict what they mean.
+
+    It is a `ValueError` too, so that msgspec reports it, with the field's place, as its own `ValidationError` when the
+    record is being decoded: who decodes a file has one kind of exception to expect.
+    """
+
+
 class MissingExtraError(EdgeclsError):
     """A package of an optional extra is not installed.
 

@@ -2,62 +2,101 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+import hashlib
+import math
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from PIL import Image
+from edgecls.runtime.errors import InvalidRecordError
+from edgecls.runtime.picture import Picture, open_picture
+from edgecls.runtime.resize import Interpolation, resized_crop
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | Image.Image"
-"""What can be classified: a path, encoded bytes, an array `uint8 [height, width, 3]` RGB or `[height, width]`, a Pillow image."""
+__all__ = ["Colour", "Exif", "Interpolation", "Mode", "Picture", "Preprocess", "open_picture"]
+
+Mode = Literal["shorter", "squash"]
+Colour = Literal["rgb", "bgr"]
+Exif = Literal["ignore", "apply"]
+
+MAX_SIDE_PX = 8192
+"""Of the resize and of the crop; a bundle that asks for more wants our memory."""
 
 
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
-    """What is done to a picture before the graph, and what the graph does to the bytes first."""
+    """What is done to a picture before the graph, and what the graph does to the bytes first.
 
-    mode: Literal["shorter", "squash"] = "shorter"
+    Raises:
+        InvalidRecordError: A field is out of its range; the message says which (an `InputError`; when decoding JSON,
+            msgspec's `ValidationError`).
+    """
+
+    mode: Mode = "shorter"
     """`shorter`: resize the shorter side to `resize_px`; `squash`: both sides. The centre crop follows in both."""
     resize_px: int
-    """Side after the resize, pixels."""
+    """Side after the resize, pixels, 1 to `MAX_SIDE_PX`."""
     crop_px: int
-    """Side of the square centre crop, pixels: the input of the graph."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Side of the square centre crop, pixels, 1 to `MAX_SIDE_PX`: the input of the graph. Zeros surround a smaller
+    picture."""
+    interpolation: Interpolation = "bilinear"
     """Pillow's antialiased filter."""
     mean: tuple[float, float, float]
-    """Subtracted from RGB in 0..1, inside the graph."""
+    """Subtracted from RGB in 0..1, inside the graph; -10..10."""
     std: tuple[float, float, float]
-    """Divided by after `mean`, inside the graph."""
-    colour: Literal["rgb", "bgr"] = "rgb"
+    """Divided by after `mean`, inside the graph; 0.0001..10."""
+    colour: Colour = "rgb"
     """Order of the channels that the network was trained on. Pixels are RGB always; the graph swaps. `mean` and
     `std` are given in the network's own order."""
-    exif: Literal["ignore", "apply"] = "ignore"
+    exif: Exif = "ignore"
     """Whether a picture is first turned as its EXIF orientation says. Training code ignores it, so this does."""
+
+    def __post_init__(self) -> None:
+        for field, choices in (("mode", Mode), ("interpolation", Interpolation), ("colour", Colour), ("exif", Exif)):
+            if getattr(self, field) not in get_args(choices):
+                raise InvalidRecordError(f"{field} is {getattr(self, field)!r}; choose from {get_args(choices)}")
+        for field in ("resize_px", "crop_px"):
+            side = getattr(self, field)
+            if type(side) is not int or not 1 <= side <= MAX_SIDE_PX:
+                raise InvalidRecordError(f"{field} is {side!r}; give a whole number of pixels from 1 to {MAX_SIDE_PX}")
+        for field, least in (("mean", -10.0), ("std", 1e-4)):
+            try:
+                # Plain floats, so that (0, 0, 0) and (0.0, -0.0, 0.0) have one digest.
+                values = tuple(float(value) + 0.0 for value in getattr(self, field))
+            except (TypeError, ValueError):
+                values = ()
+            if len(values) != 3 or not all(math.isfinite(value) and least <= value <= 10.0 for value in values):
+                raise InvalidRecordError(
+                    f"{field} is {getattr(self, field)!r}; give three numbers from {least:g} to 10. "
+                    "They are for pixels of 0..1: divide what is meant for 0..255 by 255"
+                )
+            msgspec.structs.force_setattr(self, field, values)
 
     @property
     def digest(self) -> str:
         """sha256 of the canonical JSON, hex."""
-        raise NotImplementedError
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:
         """Decodes, resizes and crops one picture.
 
+        Args:
+            picture: See `Picture`; `open_picture` says what becomes of odd ones.
+
         Returns:
-            `uint8 [crop_px, crop_px, 3]`, RGB, 0..255, contiguous; bit-identical to torchvision's `Resize` and
-            `CenterCrop` on the same Pillow image.
+            `uint8 [crop_px, crop_px, 3]`, RGB, 0..255, contiguous, writable; bit-identical to torchvision's `Resize`
+            and `CenterCrop` on the same Pillow image.
 
         Raises:
             InputError: The picture cannot be read, or is of a kind that would be silently misread.
         """
-        raise NotImplementedError
+        image = open_picture(picture, self.exif)
+        return resized_crop(image, self._resized_size(*image.size), self.crop_px, self.interpolation)
 
-
-def open_picture(picture: Picture) -> Image.Image:
-    """Opens and fully decodes a picture as a Pillow image of mode RGB, without resizing it."""
-    raise NotImplementedError
-
-
-_: Any = None
+    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+        side = self.resize_px
+        if self.mode == "squash":
+            return side, side
+        if width <= height:
+            return side, int(side * height / width)
+        return int(side * width / height), side

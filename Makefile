@@ -1,0 +1,58 @@
+# One door for people and for CI. Needs Python 3.11 or newer and GNU make; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       train, export, measure and gate a small classifier; no download, under 3 minutes"
+	@echo "make test       the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make check      format, lint, types, floors"
+	@echo "make format     repair format and lint"
+	@echo "make clean      remove .venv and everything that was generated"
+
+install: $(STAMP)
+
+# The stamp is written last: an interrupted installation is done again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgecls is developed on Python 3.11 or newer: make PYTHON=python3.12")'
+	rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/edgecls demo
+
+# Tests are many small models: threads of one inference only wait for each other.
+test test-slow: export OMP_NUM_THREADS ?= 1
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+# mypy and import-linter do not follow the mapping of an editable installation: they get a tree of links.
+FLOORS := export calibration models bench runtime
+
+check: $(STAMP)
+	rm -rf .dev && mkdir -p .dev/edgecls
+	cd .dev/edgecls && ln -s ../../edgecls/* . && ln -s $(addprefix ../../,$(FLOORS)) .
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	MYPYPATH=.dev $(BIN)/mypy -p edgecls
+	PYTHONPATH=.dev $(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .dev build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis edgecls-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

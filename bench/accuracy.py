@@ -1,0 +1,255 @@
+"""One pass over the pictures for all bundles, and what their answers amount to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecls.bench.report import Accuracy, ClassCounts
+from edgecls.bench.statistics import confidence_interval, mcnemar_mid_p, upper_bound
+from edgecls.runtime.atomic_file import atomic_file
+from edgecls.runtime.cpu import cpu_count
+from edgecls.runtime.errors import InputError
+from edgecls.runtime.imageset import ImageFile, ImageSet
+from edgecls.runtime.labels import Labels
+from edgecls.runtime.preprocess import Preprocess
+from edgecls.runtime.progress import Advance
+from edgecls.runtime.session import Session
+
+TOP = 5
+
+Unreadable = tuple[ImageFile, str]
+"""A picture, and why it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What every run said of every picture that could be read.
+
+    Attributes:
+        images: The pictures, in the order of the image set.
+        unreadable: The others, each with the reason.
+        top: One array a run, `int32 [images, min(5, classes)]`, best class first; -1 where the logits were not finite.
+        kl: One array a run, `float64 [images]`, nats: divergence of the softmax from the reference's; NaN where
+            either was not finite. None without a reference.
+    """
+
+    images: tuple[ImageFile, ...]
+    unreadable: tuple[Unreadable, ...]
+    top: tuple[NDArray[np.int32], ...]
+    kl: tuple[NDArray[np.float64], ...] | None
+
+    @property
+    def labels(self) -> NDArray[np.int32] | None:
+        """Class of every picture, `int32 [images]`; None for a set without labels."""
+        if any(image.label is None for image in self.images):
+            return None
+        return np.array([image.label for image in self.images], dtype=np.int32)
+
+    def not_finite(self, run: int) -> int:
+        """Pictures for which a run's logits held NaN or infinity."""
+        return int(np.count_nonzero(self.top[run][:, 0] < 0))
+
+    def write(self, path: Path) -> None:
+        """Saves `path`, `sha256`, `label` (-1: none), and for each run `runN_top` and `runN_kl`, as `.npz`."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "path": np.array([image.path for image in self.images], dtype=np.str_),
+            "sha256": np.array([image.sha256 for image in self.images], dtype=np.str_),
+            "label": np.array([-1 if image.label is None else image.label for image in self.images], dtype=np.int32),
+        }
+        arrays |= {f"run{run}_top": top for run, top in enumerate(self.top)}
+        arrays |= {f"run{run}_kl": kl for run, kl in enumerate(self.kl or ())}
+        with atomic_file(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+
+def classify_images(
+    sessions: Sequence[Session], images: ImageSet, reference: int | None, advance: Advance = lambda steps: None
+) -> Answers:
+    """Gives every picture to every session, one at a time as a device does, while the next ones are decoded.
+
+    Memory does not grow with the number of pictures but for the answers themselves.
+
+    Args:
+        sessions: The runs.
+        images: The pictures.
+        reference: Index of the run that the others are compared with.
+        advance: Called after every picture.
+
+    Raises:
+        InputError: Not one picture can be read: give others.
+    """
+    seen: list[ImageFile] = []
+    unreadable: list[Unreadable] = []
+    top: list[list[NDArray[np.int32]]] = [[] for _ in sessions]
+    kl: list[list[float]] = [[] for _ in sessions]
+    for image, pixels in _decode_ahead(images, [session.preprocess for session in sessions]):
+        if isinstance(pixels, str):
+            unreadable.append((image, pixels))
+        else:
+            seen.append(image)
+            logits = [session.logits(pixels[_pixels_key(session.preprocess)])[0] for session in sessions]
+            for run, values in enumerate(logits):
+                top[run].append(_top(values))
+                if reference is not None:
+                    kl[run].append(_divergence(logits[reference], values))
+        advance(1)
+    if not seen:
+        raise nothing_readable(images, unreadable)
+    return Answers(
+        images=tuple(seen),
+        unreadable=tuple(unreadable),
+        top=tuple(np.array(rows, dtype=np.int32).reshape(len(seen), -1) for rows in top),
+        kl=None if reference is None else tuple(np.array(values, dtype=np.float64) for values in kl),
+    )
+
+
+def nothing_readable(images: ImageSet, unreadable: Sequence[Unreadable]) -> InputError:
+    """The error of a measurement without a single picture that can be read."""
+    image, why = unreadable[0]
+    return InputError(
+        f"none of the {len(images)} pictures in {images.root} can be read (the first, {image.path}: {why}): "
+        "give `--data` other pictures"
+    )
+
+
+PixelsKey = tuple[object, ...]
+
+
+def _pixels_key(preprocess: Preprocess) -> PixelsKey:
+    """Equal for two preprocessings that give the same pixels: normalisation and colour order are the graph's."""
+    return preprocess.mode, preprocess.resize_px, preprocess.crop_px, preprocess.interpolation, preprocess.exif
+
+
+def _decode_ahead(
+    images: ImageSet, preprocesses: Sequence[Preprocess]
+) -> Iterator[tuple[ImageFile, Mapping[PixelsKey, NDArray[np.uint8]] | str]]:
+    """Decodes a bounded number of pictures ahead in threads (Pillow releases the lock), keeping their order."""
+    distinct = {_pixels_key(preprocess): preprocess for preprocess in preprocesses}
+    workers = min(8, cpu_count())
+    pending: deque[tuple[ImageFile, Future[Mapping[PixelsKey, NDArray[np.uint8]] | str]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="edgecls-decode") as pool:
+        try:
+            for image in images.images:
+                pending.append((image, pool.submit(_read_pixels, images.root, image, distinct)))
+                if len(pending) > 2 * workers:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _read_pixels(
+    root: Path, image: ImageFile, distinct: Mapping[PixelsKey, Preprocess]
+) -> Mapping[PixelsKey, NDArray[np.uint8]] | str:
+    """The crop that each preprocessing makes of a picture, or why there is none."""
+    try:
+        content = (root / image.path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != image.sha256:
+            return "it was changed while the measurement ran"
+        return {key: preprocess.pixels(content) for key, preprocess in distinct.items()}
+    except OSError as error:
+        return error.strerror or str(error)
+    except InputError as error:
+        return str(error)
+
+
+def _top(logits: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The best classes, best first; of equals the lower index."""
+    if not np.isfinite(logits).all():
+        return np.full(min(TOP, logits.size), -1, dtype=np.int32)
+    return np.argsort(-logits, kind="stable")[:TOP].astype(np.int32)
+
+
+def _divergence(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
+    """KL(softmax(reference) || softmax(candidate)), nats, in float64."""
+    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
+        return float("nan")
+    log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
+    # Rounding can take the sum of equals a hair below 0.
+    return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q))))
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - float(logits.max())
+    result: NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted)))
+    return result
+
+
+def summarise(answers: Answers, run: int, reference: int | None, labels: Labels, predictions: str) -> Accuracy:
+    """The accuracy record of one run.
+
+    Args:
+        answers: Of all runs.
+        run: Index of the run.
+        reference: Index of the run that it is paired with.
+        labels: The classes.
+        predictions: Name of the file that `Answers.write` wrote.
+    """
+    n = len(answers.images)
+    truth, predicted = answers.labels, answers.top[run][:, 0]
+    fields: dict[str, Any] = {}
+    if truth is not None:
+        fields |= _labelled(truth, answers.top[run], labels)
+    if reference is not None:
+        reference_predicted = answers.top[reference][:, 0]
+        fields["top1_disagreement"] = float(np.mean(predicted != reference_predicted))
+        if answers.kl is not None and np.isfinite(answers.kl[run]).all():
+            fields |= {"kl_mean": float(answers.kl[run].mean()), "kl_p99": float(np.quantile(answers.kl[run], 0.99))}
+        if truth is not None:
+            right, reference_right = predicted == truth, reference_predicted == truth
+            b, c = int(np.sum(reference_right & ~right)), int(np.sum(right & ~reference_right))
+            fields |= _paired(b, c, n, exact=run == reference)
+    return Accuracy(n=n, predictions=predictions, **fields)
+
+
+def _paired(b: int, c: int, n: int, *, exact: bool) -> dict[str, Any]:
+    """The fields of the drop; `exact` where a model is paired with itself and there is nothing to estimate."""
+    low, high = (0.0, 0.0) if exact else confidence_interval(b, c, n)
+    return {
+        "b": b,
+        "c": c,
+        "drop_pp": 100 * (b - c) / n,
+        "ci95_pp": (100 * low, 100 * high),
+        "upper95_one_sided_pp": 0.0 if exact else 100 * upper_bound(b, c, n, 0.05),
+        "mcnemar_mid_p": mcnemar_mid_p(b, c),
+        "flip_rate": (b + c) / n,
+    }
+
+
+def _labelled(truth: NDArray[np.int32], top: NDArray[np.int32], labels: Labels) -> dict[str, Any]:
+    """The fields that compare answers with labels."""
+    hits = top == truth[:, None]
+    right = hits[:, 0]
+    n = np.bincount(truth, minlength=len(labels))
+    correct = np.bincount(truth[right], minlength=len(labels))
+    predicted = np.bincount(top[:, 0][top[:, 0] >= 0], minlength=len(labels))
+    present = n > 0
+    return {
+        "top1": float(np.mean(right)),
+        "top5": float(np.mean(hits.any(axis=1))) if len(labels) >= TOP else None,
+        # F1 is 2 correct / (n + predicted), and 0 / 0 cannot be where n is not 0.
+        "macro_f1": float(np.mean(2 * correct[present] / (n + predicted)[present])),
+        "per_class": tuple(
+            ClassCounts(
+                index=index,
+                label=labels.names[index],
+                n=int(n[index]),
+                correct=int(correct[index]),
+                predicted=int(predicted[index]),
+            )
+            for index in map(int, np.flatnonzero(present | (predicted > 0)))
+        ),
+    }

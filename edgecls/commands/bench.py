@@ -1,0 +1,55 @@
+"""`edgecls bench`: measure bundles here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgecls.console import Console
+from edgecls.options import output_option, output_options, seed_option, threads_option
+from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, one_of
+
+
+@click.command("bench", short_help="Measure bundles on this machine.")
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=INPUT_FILE)
+@click.option("--data", type=INPUT_FOLDER, metavar="DIR", required=True, help="Pictures, in a sub-folder a class.")
+@click.option("--reference", type=INPUT_FILE, metavar="BUNDLE", help="What the others are compared with.")
+@click.option(
+    "--profile",
+    type=one_of("quick", "standard"),
+    default="quick",
+    show_default=True,
+    help="How long latency is measured: 3 launches of 5 s, or 5 of 20 s.",
+)
+@click.option("--latency/--no-latency", default=True, help="Whether to measure latency.")
+@click.option("--accuracy/--no-accuracy", default=True, help="Whether to measure accuracy.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many pictures, spread over classes.")
+@threads_option
+@seed_option
+@output_option("The report.", default="report.json")
+@output_options
+def command(
+    console: Console, bundles: tuple[Path, ...], data: Path, reference: Path | None, output: Path, **options: Any
+) -> int:
+    """Measures the accuracy and the latency of every BUNDLE, side by side, and writes a report.
+
+    The exit code is 4 if the report is not valid; it then says why.
+    """
+    from edgecls.bench.measure import measure
+    from edgecls.report_table import report_table
+
+    with console.work() as progress:
+        report = measure(bundles, data, output=output, reference=reference, progress=progress, **options)
+    lines = [report_table(report), f"\nreport: {output}"]
+    if not report.valid:
+        lines.append("NOT VALID:")
+        lines += [f"  {reason}" for reason in report.reasons]
+        lines += [f"  {run.name}: {reason}" for run in report.runs for reason in run.reasons]
+    if not console.quiet:
+        lines += [f"note: {warning}" for warning in report.conditions.warnings]
+    console.result(report, "\n".join(lines))
+    if report.valid and report.reference is not None and options["accuracy"]:
+        console.next(f"edgecls gate {output} --max-drop 1pp")
+    return report.exit_code

@@ -1,0 +1,151 @@
+"""`edgecls export`: checkpoint to bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import click
+from click.core import ParameterSource
+
+from edgecls.console import Console, size_text
+from edgecls.options import model_options, output_option, output_options, seed_option, threads_option
+from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, one_of
+
+if TYPE_CHECKING:
+    from edgecls.models import Classifier
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+def _targets() -> tuple[str, ...]:
+    from edgecls.runtime.engines import engine_names
+
+    return engine_names()
+
+
+def _isas() -> tuple[str, ...]:
+    from edgecls.runtime.cpu import Isa
+
+    return get_args(Isa)
+
+
+@click.command("export", short_help="Checkpoint to bundle.")
+@model_options
+@click.option("--target", type=OneOf(_targets), required=True, help="Engine that will run it.")
+@click.option("--fp32", is_flag=True, help="32-bit floats: the default, and what undoes the configuration file.")
+@click.option("--fp16", is_flag=True, help="16-bit float weights.")
+@click.option("--int8", is_flag=True, help="8-bit integers; needs --calibration or --plan.")
+@click.option("--calibration", type=INPUT_FOLDER, metavar="DIR", help="Pictures as the classifier will see them.")
+@click.option(
+    "--calibration-size",
+    type=click.IntRange(min=16),
+    metavar="N",
+    default=256,
+    show_default=True,
+    help="At most so many of them, spread over the classes.",
+)
+@click.option("--plan", type=INPUT_FILE, metavar="FILE", help="A quantization plan to use instead of calibrating.")
+@click.option(
+    "--quantizer", type=one_of("edgecls", "nncf"), default="edgecls", show_default=True, help="Who makes the plan."
+)
+@click.option(
+    "--isa",
+    type=OneOf(_isas),
+    default="x86-vnni",
+    show_default=True,
+    help="CPU that an INT8 bundle is made for.",
+)
+@threads_option
+@seed_option
+@click.option("--check", is_flag=True, help="Validate everything and write nothing.")
+@output_option("The bundle. [default: NAME-TARGET-PRECISION.edgecls]")
+@output_options
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    console: Console,
+    open_model: Callable[[], Classifier],
+    fp32: bool,
+    fp16: bool,
+    int8: bool,
+    calibration: Path | None,
+    output: Path | None,
+    **options: Any,
+) -> int:
+    """Turns MODEL into one file that TARGET runs.
+
+    MODEL is a torchvision or timm name (`timm:NAME` where both have it), FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or
+    an .onnx file.
+    """
+    precision = _precision(context, {"fp32": fp32, "fp16": fp16, "int8": int8})
+    _check_quantization(context, precision, calibration, options)
+    from edgecls.export.job import export_bundle
+    from edgecls.runtime import ImageSet
+
+    with console.work() as progress:
+        images = None if calibration is None else ImageSet.from_folder(calibration)
+        classifier = open_model()
+        output = output or Path(f"{classifier.name}-{options['target']}-{precision}.edgecls")
+        result = export_bundle(
+            classifier, precision=precision, output=output, calibration=images, progress=progress, **options
+        )
+    manifest, passport = result.manifest, result.manifest.passport
+    document = {
+        "path": result.path,
+        "size_bytes": result.size_bytes,
+        "name": manifest.name,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "passport": passport,
+        "parity_max_abs": result.parity_max_abs,
+        "notes": result.notes,
+    }
+    made_for = f"{manifest.target} {passport.engine_version}, {manifest.precision}"
+    lines = [
+        f"{result.path or 'checked, nothing written'}  {size_text(result.size_bytes)}",
+        f"  made for    {made_for}{f', {passport.isa}' if passport.isa else ''}",
+        f"  parity      {result.parity_max_abs:.1e} largest difference of a logit, float graph to torch",
+    ]
+    if passport.nodes_int8:
+        lines.insert(2, f"  integers    {passport.nodes_int8} of {passport.nodes} operations")
+    if not console.quiet:
+        lines += [f"  note        {note}" for note in result.notes]
+    console.result(document, "\n".join(lines))
+    if result.path is not None:
+        console.next(
+            f"edgecls bench {result.path} --data DIR --reference FP32.edgecls -o report.json"
+            if precision == "int8"
+            else f"edgecls classify {result.path} IMAGE"
+        )
+    return 0
+
+
+def _precision(context: click.Context, flags: dict[Precision, bool]) -> Precision:
+    """The one precision that was asked for; flags win over the configuration file."""
+    for source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP):
+        asked = [name for name, on in flags.items() if on and context.get_parameter_source(name) is source]
+        if len(asked) > 1:
+            raise click.UsageError(f"{' and '.join(f'--{name}' for name in asked)} exclude each other: choose one.")
+        if asked:
+            return asked[0]
+    return "fp32"
+
+
+def _check_quantization(
+    context: click.Context, precision: str, calibration: Path | None, options: dict[str, Any]
+) -> None:
+    plan = options["plan"]
+    if precision == "int8" and calibration is None and plan is None:
+        raise click.UsageError(
+            "--int8 needs --calibration DIR, a folder of at least 16 pictures as the classifier will see them "
+            "(or --plan FILE from an earlier export)."
+        )
+    if plan is not None and options["quantizer"] == "nncf":
+        raise click.UsageError(
+            "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."
+        )
+    if precision != "int8" and context.get_parameter_source("plan") is ParameterSource.COMMANDLINE:
+        raise click.UsageError(f"--plan is for --int8, and this export is {precision}.")

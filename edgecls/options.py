@@ -1,0 +1,156 @@
+"""Options that several commands share, each with one name, one type and one explanation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgecls.console import Console
+from edgecls.parameter_types import INPUT_FILE, one_of, output_file, rgb
+
+if TYPE_CHECKING:
+    from edgecls.models import Classifier
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Invocation:
+    """What `main` must know when a command fails, whoever parsed it.
+
+    Args:
+        arguments: The command line as it was typed.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+        self.json = "--json" in arguments
+        self.config: Path | None = None
+
+
+def output_options(command: Command) -> Command:
+    """`--json` and `--quiet`; the command receives them as `console`."""
+
+    @functools.wraps(command)
+    def with_console(*, json: bool, quiet: bool, **rest: Any) -> Any:
+        return command(console=Console(json=json, quiet=quiet), **rest)
+
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
+        invocation = context.find_object(Invocation)
+        if invocation is not None:
+            invocation.json = value
+        return value
+
+    with_quiet = click.option("--quiet", is_flag=True, help="No progress, notes and hints.")(with_console)
+    json_option = click.option(
+        "--json", is_flag=True, is_eager=True, callback=remember, help="Print one JSON document on standard output."
+    )
+    return json_option(with_quiet)  # type: ignore[return-value]
+
+
+def threads_option(command: Command) -> Command:
+    """`--threads N`."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Threads of one inference. [default: the CPUs that this process may use]",
+    )(command)
+
+
+def seed_option(command: Command) -> Command:
+    """`--seed N`."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="Fixes every random choice.",
+    )(command)
+
+
+def output_option(help_text: str, default: str | None = None) -> Callable[[Command], Command]:
+    """`-o FILE`, replaced atomically if it exists."""
+    return click.option(
+        "-o",
+        "--output",
+        type=output_file,
+        metavar="FILE",
+        default=default,
+        show_default=default is not None,
+        help=f"{help_text} An existing file is replaced.",
+    )
+
+
+def model_options(command: Command) -> Command:
+    """MODEL, its weights and labels, and what overrides its preprocessing.
+
+    The command receives them as `open_model`, a function without arguments that returns the `Classifier`: nothing
+    heavy is imported before the command has checked the rest of its options.
+    """
+
+    @functools.wraps(command)
+    def with_model(*args: Any, model: str | None, checkpoint: Path | None, match: Any, **rest: Any) -> Any:
+        if model is None:
+            raise click.UsageError(
+                "no MODEL: give a torchvision or timm name, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY or an .onnx file, "
+                "or write `model = ...` into edgecls.toml."
+            )
+        labels = rest.pop("labels")
+        override = {field: rest.pop(field) for field in _PREPROCESS_FIELDS}
+
+        def open_model() -> Classifier:
+            from edgecls.models import PreprocessOverride, open_classifier
+            from edgecls.runtime import Labels
+
+            return open_classifier(
+                model,
+                checkpoint=checkpoint,
+                match=match,
+                labels=None if labels is None else Labels.from_file(labels),
+                override=PreprocessOverride(**override),
+            )
+
+        return command(*args, open_model=open_model, **rest)
+
+    for decorate in reversed([*_MODEL_OPTIONS, *_PREPROCESS_FIELDS.values()]):
+        with_model = decorate(with_model)
+    return with_model  # type: ignore[return-value]
+
+
+_MODEL_OPTIONS = [
+    click.argument("model", required=False),
+    click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Trained weights: .pth, .pt, .safetensors, ..."),
+    click.option(
+        "--match",
+        type=one_of("name", "order"),
+        default="name",
+        show_default=True,
+        help="How weights find their layers; `order` accepts the names of another code base.",
+    ),
+    click.option(
+        "--labels", type=INPUT_FILE, metavar="FILE", help="A class a line: `name`, `id name` or id, TAB, name."
+    ),
+]
+
+_SIDE = click.IntRange(min=1)
+
+_PREPROCESS_FIELDS = {
+    "resize_px": click.option("--resize", "resize_px", type=_SIDE, metavar="PX", help="Side after the resize."),
+    "crop_px": click.option("--crop", "crop_px", type=_SIDE, metavar="PX", help="Side of the centre crop."),
+    "interpolation": click.option("--interpolation", type=one_of("bilinear", "bicubic"), help="Filter of the resize."),
+    "mean": click.option("--mean", type=rgb, metavar="R,G,B", help="Subtracted from pixels in 0..1."),
+    "std": click.option("--std", type=rgb, metavar="R,G,B", help="Divided by afterwards."),
+    "mode": click.option(
+        "--resize-mode", "mode", type=one_of("shorter", "squash"), help="Resize the shorter side, or both to --resize."
+    ),
+    "colour": click.option(
+        "--colour", type=one_of("rgb", "bgr"), help="Channel order that the network was trained on."
+    ),
+    "exif": click.option("--exif", type=one_of("ignore", "apply"), help="Whether pictures are turned as EXIF says."),
+}
+"""Field of `PreprocessOverride` to option; each is None unless given, and then wins over what the model says."""

@@ -1,0 +1,96 @@
+"""How the command line reads values that click has no type for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgecls.suggestion import did_you_mean
+
+if TYPE_CHECKING:
+    _NameType = click.ParamType[str]
+else:  # generic only since click 8.4
+    _NameType = click.ParamType
+
+Rgb = tuple[float, float, float]
+
+INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+INPUT_FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
+
+
+class OneOf(_NameType):
+    """One of a list of names that is only computed when it is asked for.
+
+    Unlike `click.Choice` it suggests the closest name, and it does not load a registry to print another command's
+    help.
+
+    Args:
+        names: Returns the names.
+    """
+
+    name = "name"
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the name as it is, or fails with the close ones."""
+        names = self._names()
+        if value not in names:
+            self.fail(f"{value!r} is not one of {', '.join(names)}.{did_you_mean(str(value), names)}", param, ctx)
+        return str(value)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The names, as help shows them."""
+        return f"[{'|'.join(self._names())}]"
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What to choose from when the option is missing."""
+        return f"Choose from {', '.join(self._names())}."
+
+
+def one_of(*names: str) -> OneOf:
+    """A choice between names that are known in advance."""
+    return OneOf(lambda: names)
+
+
+def rgb(value: str | Rgb) -> Rgb:
+    """`0.485,0.456,0.406`, or one number for all three channels."""
+    if not isinstance(value, str):
+        return value
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise click.BadParameter(f"{value!r} is not three numbers such as 0.485,0.456,0.406.")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def percentage_points(value: str | float) -> float:
+    """`0.5pp`; the unit is required because one percent of the accuracy would be something else."""
+    if isinstance(value, float):
+        return value
+    from edgecls.bench.gate import max_drop_pp_from_text
+    from edgecls.runtime.errors import InputError
+
+    try:
+        return max_drop_pp_from_text(value)
+    except InputError as error:
+        raise click.BadParameter(f"{error}.") from error
+
+
+def output_file(value: str | Path) -> Path:
+    """A file that can be written: its folder exists. Checked before the work, not after it."""
+    path = Path(value)
+    if path.is_dir():
+        raise click.BadParameter(f"{path} is a folder; give a file name.")
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"the folder {path.parent} does not exist; create it first.")
+    return path

@@ -1,0 +1,42 @@
+"""A report as one table for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgecls.console import size_text, table_text
+
+if TYPE_CHECKING:
+    from edgecls.bench.report import GateResult, Report, Run
+
+_UNKNOWN = "-"
+
+
+def report_table(report: Report, gate: GateResult | None = None) -> str:
+    """One line a run: size, accuracy, drop with its 95 % interval, latency; and the verdict where there is one."""
+    verdicts = {run.name: run.verdict for run in gate.runs} if gate is not None else {}
+    head = ["variant", "size", "top-1", "drop pp [95 %]", "p50 ms", "latency ratio [95 %]"]
+    rows = [_cells(run) for run in report.runs]
+    if verdicts:
+        head.append("verdict")
+        rows = [[*row, verdicts.get(run.name, run.role)] for row, run in zip(rows, report.runs, strict=True)]
+    return table_text(head, rows)
+
+
+def _cells(run: Run) -> list[str]:
+    top1 = drop = p50 = ratio = _UNKNOWN
+    if run.accuracy is not None and run.accuracy.top1 is not None:
+        top1 = f"{100 * run.accuracy.top1:.2f} %"
+    if run.role == "reference":
+        drop = ratio = "reference"
+    elif run.accuracy is not None and run.accuracy.drop_pp is not None:
+        drop = f"{run.accuracy.drop_pp:+.2f}{_interval(run.accuracy.ci95_pp, '+.2f')}"
+    if run.latency is not None:
+        p50 = f"{run.latency.p50_ms:.2f}"
+        if run.role != "reference" and run.latency.ratio is not None:
+            ratio = f"{run.latency.ratio:.2f}{_interval(run.latency.ratio_ci95, '.2f')}"
+    return [run.name, size_text(run.artifact.size_bytes), top1, drop, p50, ratio]
+
+
+def _interval(ends: tuple[float, float] | None, style: str) -> str:
+    return "" if ends is None else f" [{ends[0]:{style}}, {ends[1]:{style}}]"

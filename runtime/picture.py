@@ -1,0 +1,181 @@
+"""Pictures as they come (files, bytes, arrays, Pillow images), decoded to RGB or refused with the reason."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+from typing import IO, Any, Literal, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgecls.runtime.errors import InputError
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | Image.Image"
+"""What can be classified: a path, encoded bytes, a Pillow image, or an array `uint8`, 0..255: `[height, width, 3]` RGB,
+`[height, width, 4]` RGBA (the alpha is dropped) or `[height, width]` grey."""
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""Suffixes of picture files in lower case; what a file really is, its first bytes decide."""
+
+MAX_PICTURE_PX = 178_956_970
+"""Pixels of the largest picture that is decoded: Pillow's own hard limit, whatever the embedding program made of it."""
+
+_TOO_DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+
+
+def open_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") -> Image.Image:
+    """Opens and fully decodes a picture, without resizing it.
+
+    JPEG, PNG, WebP, BMP, GIF and TIFF are recognised by their first bytes. The pixels are those of Pillow's
+    `Image.open(...).convert("RGB")`, also where the picture is odd:
+
+    - Grey, 1 bit, palette, CMYK and YCbCr become RGB. Transparency is dropped, which shows colours hidden below it.
+    - Of an animation or a TIFF of several pages the first frame counts; of a Pillow image its current one.
+    - Colours of 16 bits a channel (PNG, TIFF) keep their high byte. Grey of 16 or 32 bits and float are refused:
+      Pillow would clip them to white or to black without a word.
+    - A truncated file is refused (unless the embedding program set Pillow's `LOAD_TRUNCATED_IMAGES`).
+    - More than `MAX_PICTURE_PX` pixels are refused before decoding. `Image.MAX_IMAGE_PIXELS` plays no part.
+
+    Args:
+        picture: See `Picture`.
+        exif: `apply` turns the picture as its EXIF orientation says; without a readable one it stays as it is. TIFF
+            files are turned in either case, by Pillow itself.
+
+    Returns:
+        A loaded Pillow image of mode RGB. It is `picture` itself where that is one already.
+
+    Raises:
+        InputError: The picture cannot be read, or is of a kind that would be silently misread. The message names it.
+    """
+    if isinstance(picture, Image.Image):
+        return _decoded(picture, _name(picture), exif)
+    if isinstance(picture, np.ndarray):
+        return _image_from_array(picture).convert("RGB")
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return _image_from_file(io.BytesIO(bytes(picture)), _name(picture), exif)
+    if isinstance(picture, (str, os.PathLike)):
+        try:
+            with open(picture, "rb") as file:
+                seekable = file if file.seekable() else io.BytesIO(file.read())
+                return _image_from_file(seekable, _name(picture), exif)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot open {_name(picture)}: {reason}; give an existing, readable picture") from error
+    raise InputError(f"cannot classify a {type(picture).__name__}; give a path, bytes, a uint8 array or a Pillow image")
+
+
+def _name(picture: Picture) -> str:
+    if isinstance(picture, Image.Image):
+        return f"<{picture.mode} image of {picture.width}x{picture.height} px>"
+    if isinstance(picture, (bytes, bytearray)):
+        return f"<{len(picture)} bytes>"
+    if isinstance(picture, memoryview):
+        return f"<{picture.nbytes} bytes>"
+    return repr(os.fspath(cast("str", picture)))
+
+
+def _image_from_array(array: NDArray[Any]) -> Image.Image:
+    deep = array.ndim == 3 and array.shape[2] in (3, 4)
+    if array.dtype != np.uint8 or not (deep or array.ndim == 2) or array.size == 0:
+        raise InputError(
+            f"cannot classify an array of {array.dtype} {list(array.shape)}; "
+            "give uint8, 0..255: [height, width, 3] RGB, [height, width, 4] RGBA or [height, width] grey"
+        )
+    _check_size(array.shape[1], array.shape[0], f"<array {list(array.shape)}>")
+    return Image.fromarray(array)
+
+
+def _image_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply"]) -> Image.Image:
+    prefix = file.read(16)
+    if not prefix:
+        raise InputError(f"{name} is empty (0 bytes); replace or remove it")
+    file.seek(0)
+    plugin = _plugin_from_prefix(prefix)
+    if plugin is None:
+        raise InputError(f"{name} is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture; convert or remove it")
+    # Not Image.open: its size check warns, by the embedding program's limit, and warnings can only be silenced for all
+    # threads at once.
+    module = importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    opener = getattr(module, f"{plugin}ImageFile")
+    try:
+        image = cast("Image.Image", opener(file))
+    except Exception as error:  # Damaged headers make Pillow raise nearly anything.
+        raise _unreadable(name, error) from error
+    return _decoded(image, name, exif)
+
+
+def _plugin_from_prefix(prefix: bytes) -> str | None:
+    if prefix.startswith(b"\xff\xd8\xff"):
+        return "Jpeg"
+    if prefix.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "Png"
+    if prefix.startswith(b"RIFF") and prefix[8:12] == b"WEBP":
+        return "WebP"
+    if prefix.startswith((b"GIF87a", b"GIF89a")):
+        return "Gif"
+    if prefix.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "Tiff"
+    return "Bmp" if prefix.startswith(b"BM") else None
+
+
+def _decoded(image: Image.Image, name: str, exif: Literal["ignore", "apply"]) -> Image.Image:
+    _check_size(image.width, image.height, name)
+    if image.mode in _TOO_DEEP:
+        raise InputError(
+            f"{name} has pixels of mode {image.mode} (16 bits or more), which would be clipped; convert it to 8 bits"
+        )
+    try:
+        image.load()
+        # Pillow has turned a TIFF while loading it; versions before 10.1 leave the tag behind.
+        turn = _TURNS.get(_orientation(image)) if exif == "apply" and image.format != "TIFF" else None
+        if image.mode != "RGB":
+            image = _rgb(image)
+        return image if turn is None else image.transpose(turn)
+    except MemoryError:
+        raise
+    except Exception as error:  # As above: decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        raise _unreadable(name, error) from error
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width < 1 or height < 1:
+        raise InputError(f"{name} has no pixels ({width}x{height}); replace or remove it")
+    if width * height > MAX_PICTURE_PX:
+        raise InputError(
+            f"{name} has {width}x{height} = {width * height} pixels, more than {MAX_PICTURE_PX}; make it smaller"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # EXIF is a foreign format inside the file; what cannot be read asks for nothing.
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As `convert("RGB")`, which warns of transparency in a palette that it then drops."""
+    if "transparency" in image.info:
+        info, image = image.info, image.copy()
+        image.info = {key: value for key, value in info.items() if key != "transparency"}
+    return image.convert("RGB")
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"cannot decode {name}: {error or type(error).__name__}; the file is damaged, replace or remove it"
+    )

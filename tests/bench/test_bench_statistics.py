@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecls.bench.statistics import (
+    confidence_interval,
+    images_needed,
+    lower_bound,
+    mcnemar_mid_p,
+    mean_interval,
+    non_inferiority,
+    student_t_cdf,
+    student_t_quantile,
+    tango_z,
+    upper_bound,
+)
+
+
+@st.composite
+def paired_counts(draw: st.DrawFn) -> tuple[int, int, int]:
+    n = draw(st.integers(1, 60_000))
+    b = draw(st.integers(0, n))
+    c = draw(st.integers(0, n - b))
+    return b, c, n
+
+
+def test_tango_matches_hand_computation() -> None:
+    # A = 200; B = -10 + 198 * 0.1 = 9.8; C = -4 * 0.09 = -0.36; q = (sqrt(96.04 + 288) - 9.8) / 400
+    q = (math.sqrt(96.04 + 288) - 9.8) / 400
+    assert float(tango_z(6, 4, 100, 0.1)) == pytest.approx((2 - 10) / math.sqrt(100 * (2 * q + 0.09)), rel=1e-12)
+
+
+def test_tango_interval_matches_published_example() -> None:
+    # Fagerland, Lydersen and Laake 2014, airway hyper-responsiveness in 21 children: -0.517 .. -0.026.
+    low, high = confidence_interval(1, 7, 21)
+    assert low == pytest.approx(-0.517, abs=6e-4)
+    assert high == pytest.approx(-0.026, abs=6e-4)
+
+
+def test_at_margin_zero_the_statistic_is_mcnemars() -> None:
+    assert float(tango_z(12, 5, 300, 0.0)) == pytest.approx(7 / math.sqrt(17))
+
+
+def test_without_flips_the_statistic_is_the_exact_variance_form() -> None:
+    assert float(tango_z(0, 0, 400, 0.01)) == pytest.approx(-math.sqrt(400 * 0.01 / 0.99))
+    assert float(tango_z(0, 0, 400, 0.0)) == 0.0
+    assert non_inferiority(0, 0, 267, 0.01) == "inconclusive"
+    assert non_inferiority(0, 0, 268, 0.01) == "pass"
+
+
+@given(paired_counts(), st.floats(-0.99, 0.99))
+def test_swapping_the_models_mirrors_the_statistic(counts: tuple[int, int, int], margin: float) -> None:
+    b, c, n = counts
+    assert float(tango_z(b, c, n, margin)) == pytest.approx(-float(tango_z(c, b, n, -margin)), rel=1e-6, abs=1e-6)
+
+
+@given(paired_counts(), st.sampled_from([0.01, 0.025, 0.05, 0.2]))
+def test_p_value_at_the_bound_is_alpha(counts: tuple[int, int, int], alpha: float) -> None:
+    b, c, n = counts
+    upper, lower = upper_bound(b, c, n, alpha), lower_bound(b, c, n, alpha)
+    assert -1 <= lower <= (b - c) / n <= upper <= 1
+    if upper < 1 - 1e-9:
+        assert NormalDist().cdf(float(tango_z(b, c, n, upper))) == pytest.approx(alpha, rel=1e-5)
+    if lower > -1 + 1e-9:
+        assert 1 - NormalDist().cdf(float(tango_z(b, c, n, lower))) == pytest.approx(alpha, rel=1e-5)
+
+
+@given(paired_counts(), st.floats(0.001, 0.5), st.sampled_from([0.01, 0.05, 0.1]))
+def test_verdict_agrees_with_the_bounds(counts: tuple[int, int, int], margin: float, alpha: float) -> None:
+    b, c, n = counts
+    upper, lower = upper_bound(b, c, n, alpha), lower_bound(b, c, n, alpha)
+    if min(abs(upper - margin), abs(lower - margin)) < 1e-9:
+        return
+    expected = "pass" if upper < margin else "fail" if lower > margin else "inconclusive"
+    assert non_inferiority(b, c, n, margin, alpha) == expected
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(5, 0, 5), (0, 5, 5), (1, 0, 1), (0, 0, 1), (2, 2, 4)])
+def test_extreme_counts_give_finite_ordered_bounds(b: int, c: int, n: int) -> None:
+    low, high = confidence_interval(b, c, n)
+    assert -1 <= low <= (b - c) / n <= high <= 1
+    assert non_inferiority(b, c, n, 0.01) in {"pass", "fail", "inconclusive"}
+
+
+def test_impossible_counts_are_a_bug_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="b=3"):
+        upper_bound(3, 3, 5, 0.05)
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0.02, 0.01), (0.05, 0.02), (0.03, 0.02), (0.1, 0.05)])
+def test_false_passes_at_the_margin_come_at_the_nominal_rate(lost: float, won: float) -> None:
+    n, margin = 1000, lost - won
+    counts = np.random.default_rng(7).multinomial(n, [lost, won, 1 - lost - won], size=100_000)
+    rate = float(np.mean(tango_z(counts[:, 0], counts[:, 1], n, margin) < NormalDist().inv_cdf(0.05)))
+    assert 0.04 < rate < 0.06
+
+
+def test_the_interval_covers_at_the_nominal_rate() -> None:
+    n, lost, won = 1000, 0.03, 0.02
+    counts = np.random.default_rng(8).multinomial(n, [lost, won, 1 - lost - won], size=100_000)
+    covered = np.abs(tango_z(counts[:, 0], counts[:, 1], n, lost - won)) < NormalDist().inv_cdf(0.975)
+    assert 0.94 < float(np.mean(covered)) < 0.96
+
+
+def test_images_needed_reaches_the_promised_power() -> None:
+    needed = images_needed(8, 6, 1000, 0.01)
+    assert needed is not None
+    counts = np.random.default_rng(9).multinomial(needed, [0.008, 0.006, 0.986], size=50_000)
+    power = float(np.mean(tango_z(counts[:, 0], counts[:, 1], needed, 0.01) < NormalDist().inv_cdf(0.05)))
+    assert 0.76 < power < 0.84
+
+
+@given(paired_counts(), st.floats(0.002, 0.3))
+def test_an_inconclusive_result_needs_more_images_than_it_had(counts: tuple[int, int, int], margin: float) -> None:
+    b, c, n = counts
+    needed = images_needed(b, c, n, margin)
+    if needed is None:
+        assert (b - c) / n >= margin
+    elif non_inferiority(b, c, n, margin) == "inconclusive":
+        assert needed >= n
+
+
+def test_mcnemar_mid_p_matches_hand_computation() -> None:
+    # min = 2 of 7: 2 * (1 + 7 + 21) / 128 - 21 / 128
+    assert mcnemar_mid_p(2, 5) == pytest.approx(37 / 128)
+    assert mcnemar_mid_p(5, 2) == pytest.approx(37 / 128)
+    assert mcnemar_mid_p(0, 0) == 1.0
+    assert mcnemar_mid_p(4, 4) == pytest.approx(1.0)
+    assert mcnemar_mid_p(0, 10) == pytest.approx(1 / 1024)
+    assert 0 <= mcnemar_mid_p(20_000, 21_000) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227)]
+)
+def test_student_t_quantile_matches_tables(freedom: int, expected: float) -> None:
+    assert student_t_quantile(0.975, freedom) == pytest.approx(expected, abs=5e-5)
+    assert student_t_cdf(expected, freedom) == pytest.approx(0.975, abs=1e-6)
+    assert student_t_cdf(-expected, freedom) == pytest.approx(0.025, abs=1e-6)
+
+
+def test_mean_interval_needs_two_values() -> None:
+    assert mean_interval([1.0]) is None
+    assert mean_interval([1.0, 1.0]) == (1.0, 1.0)
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval is not None
+    assert interval[1] - 2.0 == pytest.approx(4.30265 / math.sqrt(3), abs=1e-4)

@@ -1,0 +1,179 @@
+"""Every ending of the command line is one message and one exit code."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edgecls import cli
+from edgecls.runtime import errors
+from edgecls.runtime.verify import VerifyResult
+
+VERBS = ["bench", "classify", "demo", "export", "gate", "inspect", "targets", "verify"]
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDGECLS_DEBUG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def bundle(working_folder):
+    path = working_folder / "net.edgecls"
+    path.write_bytes(b"opened by nobody here")
+    return path
+
+
+def raising(error):
+    def function(*args, **options):
+        raise error
+
+    return function
+
+
+def test_the_verbs_are_the_modules_of_the_folder(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Usage: edgecls {verb}" in text
+    assert "--json" in text
+
+
+def test_without_a_verb_there_is_help(capsys):
+    assert cli.main([]) == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("edgecls, version ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["nonsense"], ["export", "--nonsense"]])
+def test_what_needs_no_numbers_imports_no_numbers(arguments, tmp_path):
+    code = (
+        "import sys; from edgecls.cli import main; main(sys.argv[1:]); "
+        "print([name for name in ('numpy', 'PIL', 'torch', 'onnx', 'onnxruntime', 'openvino', 'rich') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["exprt"], "export"),
+        (["export", "resnet18", "--targt", "openvino"], "--target"),
+        (["export", "resnet18", "--target", "openvinno"], "openvino"),
+        (["export", "resnet18", "--target", "openvino", "--quantizer", "nncv"], "nncf"),
+    ],
+)
+def test_close_names_are_suggested_and_never_taken(arguments, suggestion, capsys):
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert f"Did you mean '{suggestion}'?" in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (errors.InputError("bad picture"), 2),
+        (errors.MissingExtraError("openvino", "This bundle"), 5),
+        (errors.UnsupportedError("no fp16 here"), 5),
+        (errors.BundleError("bad bundle"), 6),
+        (errors.EngineError("bad engine"), 7),
+        (ValueError("bad code"), 70),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_each_kind_of_error_has_its_exit_code(error, exit_code, json_wanted, bundle, monkeypatch, capfd):
+    monkeypatch.setattr("edgecls.runtime.load", raising(error))
+    assert cli.main(["classify", str(bundle), "a.png", *["--json"] * json_wanted]) == exit_code
+    printed = capfd.readouterr()
+    assert "error: " in printed.err
+    assert "Traceback" not in printed.err
+    if json_wanted:
+        document = json.loads(printed.out)["error"]
+        assert document["exit_code"] == exit_code
+        assert str(error) in document["message"]
+    else:
+        assert printed.out == ""
+
+
+def test_a_bug_says_how_to_see_more_and_shows_it_when_asked(bundle, monkeypatch, capfd):
+    monkeypatch.setattr("edgecls.runtime.load", raising(ValueError("bad\ncode")))
+    assert cli.main(["classify", str(bundle), "a.png"]) == 70
+    message = capfd.readouterr().err
+    assert message.count("\n") == 1
+    assert "ValueError: bad code" in message
+    assert "EDGECLS_DEBUG=1" in message
+    monkeypatch.setenv("EDGECLS_DEBUG", "1")
+    assert cli.main(["classify", str(bundle), "a.png"]) == 70
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["classify"],
+        ["classify", "absent.edgecls", "a.png"],
+        ["bench", "net.edgecls"],
+        ["bench", "net.edgecls", "--data", "absent"],
+        ["bench", "net.edgecls", "--data", ".", "-o", "absent/report.json"],
+        ["bench", "net.edgecls", "--data", ".", "--profile", "fast"],
+        ["bench", "net.edgecls", "--data", ".", "--limit", "0"],
+        ["gate", "absent.json", "--max-drop", "1pp"],
+        ["gate", "net.edgecls", "--max-drop", "1"],
+        ["gate", "net.edgecls", "--max-drop", "1pp"],
+    ],
+)
+def test_usage_errors_are_2(arguments, bundle, capfd):
+    assert cli.main(arguments) == 2
+    assert capfd.readouterr().err.startswith("error: ")
+
+
+def test_usage_errors_are_json_when_json_is_wanted(capsys):
+    assert cli.main(["classify", "absent.edgecls", "a.png", "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"]["kind"] == "UsageError"
+    assert "absent.edgecls" in document["error"]["message"]
+
+
+def test_a_reader_that_goes_away_is_no_bug(bundle, monkeypatch, tmp_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    code = "import sys; from edgecls.cli import main; sys.exit(main(sys.argv[1:]))"
+    with os.fdopen(write_end, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-c", code, "--help"], stdout=pipe, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert done.returncode == 141
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(("passed", "exit_code"), [(True, 0), (False, 1)])
+def test_what_libraries_print_never_reaches_standard_output(passed, exit_code, bundle, monkeypatch, capfd):
+    def noisy(session):
+        print("from Python")
+        os.write(1, b"from C\n")
+        return VerifyResult(samples=(), tolerance=0.0, passed=passed)
+
+    monkeypatch.setattr("edgecls.runtime.verify.verify_bundle", noisy)
+    monkeypatch.setattr("edgecls.runtime.load", lambda path, threads: contextlib.nullcontext())
+    assert cli.main(["verify", str(bundle), "--json"]) == exit_code
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["passed"] is passed
+    assert "from Python" in printed.err
+    assert "from C" in printed.err

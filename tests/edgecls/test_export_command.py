@@ -1,0 +1,135 @@
+"""What `edgecls export` passes on, and what it refuses before anything heavy is loaded."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from edgecls import cli
+from edgecls.runtime import InputError
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """What `open_classifier` and `export_bundle` were called with."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "plan.json").touch()
+    calls = {}
+
+    def open_classifier(model, **options):
+        calls["model"] = {"model": model, **options}
+        return SimpleNamespace(name="net")
+
+    def export_bundle(classifier, **options):
+        calls["export"] = options
+        passport = SimpleNamespace(engine_version="1.0", isa="x86-vnni", nodes=9, nodes_int8=8)
+        manifest = SimpleNamespace(
+            name="net-x", target=options["target"], precision=options["precision"], passport=passport
+        )
+        return SimpleNamespace(
+            path=options["output"], manifest=manifest, size_bytes=2_000_000, parity_max_abs=1e-6, notes=("look here",)
+        )
+
+    monkeypatch.setattr("edgecls.models.open_classifier", open_classifier)
+    monkeypatch.setattr("edgecls.export.job.export_bundle", export_bundle)
+    monkeypatch.setattr("edgecls.runtime.ImageSet.from_folder", lambda folder: f"pictures of {folder}")
+    return calls
+
+
+def test_the_name_says_what_it_is(asked, capsys):
+    assert cli.main(["export", "timm:net", "--target", "openvino"]) == 0
+    assert str(asked["export"]["output"]) == "net-openvino-fp32.edgecls"
+    assert asked["export"]["calibration"] is None
+    printed = capsys.readouterr().out
+    assert "2.00 MB" in printed
+    assert "look here" in printed
+    assert "Next: edgecls classify net-openvino-fp32.edgecls" in printed
+
+
+def test_everything_arrives(asked):
+    arguments = "net.py:make --target onnxruntime --int8 --calibration pictures --calibration-size 64 --isa arm64"
+    arguments += " --quantizer nncf --seed 3 --threads 1 --check -o a.edgecls --match order --resize 40 --crop 32"
+    arguments += " --mean 0,0.5,1 --std 2 --resize-mode squash --colour bgr --exif apply --interpolation bicubic"
+    assert cli.main(["export", *arguments.split(), "--quiet"]) == 0
+    export, model = asked["export"], asked["model"]
+    assert (export["precision"], export["calibration"], export["calibration_size"]) == (
+        "int8",
+        "pictures of pictures",
+        64,
+    )
+    assert (export["isa"], export["quantizer"], export["seed"], export["threads"]) == ("arm64", "nncf", 3, 1)
+    assert export["check"] is True
+    assert (model["model"], model["match"], model["labels"]) == ("net.py:make", "order", None)
+    override = model["override"]
+    assert (override.resize_px, override.crop_px, override.mode) == (40, 32, "squash")
+    assert (override.mean, override.std) == ((0.0, 0.5, 1.0), (2.0, 2.0, 2.0))
+    assert (override.colour, override.exif, override.interpolation) == ("bgr", "apply", "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--target openvino", "no MODEL"),
+        ("net", "Missing option '--target'"),
+        ("net --target openvino --int8", "--calibration DIR"),
+        ("net --target openvino --int8 --fp16", "exclude each other"),
+        ("net --target openvino --plan plan.json", "--plan is for --int8"),
+        ("net --target openvino --int8 --plan plan.json --quantizer nncf", "leave out --plan"),
+        ("net --target openvino --int8 --calibration absent", "absent"),
+        ("net --target openvino --checkpoint absent.pth", "absent.pth"),
+        ("net --target openvino --mean 1,2", "three numbers"),
+        ("net --target openvino --mean 1,2,nan", "three numbers"),
+        ("net --target openvino --crop 0", "--crop"),
+        ("net --target openvino -o absent/net.edgecls", "does not exist"),
+        ("net --target openvino -o pictures", "is a folder"),
+    ],
+)
+def test_usage_errors_come_before_the_work(arguments, complaint, asked, capsys):
+    assert cli.main(["export", *arguments.split()]) == 2
+    assert complaint in capsys.readouterr().err
+    assert asked == {}
+
+
+def test_a_configured_project_needs_no_arguments(asked, tmp_path):
+    (tmp_path / "edgecls.toml").write_text(
+        '[export]\nmodel = "net.py:make"\ntarget = "openvino"\nint8 = true\ncalibration = "pictures"\n'
+        "mean = [0.5, 0.5, 0.5]\nstd = '1,1,1'\n"
+    )
+    assert cli.main(["export"]) == 0
+    assert asked["export"]["precision"] == "int8"
+    assert asked["model"]["model"] == "net.py:make"
+    assert asked["model"]["override"].mean == (0.5, 0.5, 0.5)
+
+
+def test_a_model_file_is_relative_to_the_configuration(asked, tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "edgecls.toml").write_text('[export]\nmodel = "net.onnx"\ntarget = "openvino"\n')
+    assert cli.main(["--config", "project/edgecls.toml", "export"]) == 0
+    assert asked["model"]["model"] == "project/net.onnx"
+
+
+@pytest.mark.parametrize("flag", ["--fp32", "--fp16"])
+def test_the_precision_of_the_command_line_wins(flag, asked, tmp_path):
+    (tmp_path / "edgecls.toml").write_text('[export]\nint8 = true\ncalibration = "pictures"\n')
+    assert cli.main(["export", "net", "--target", "openvino", flag]) == 0
+    assert asked["export"]["precision"] == flag[2:]
+
+
+def test_json_is_one_document(asked, capfd):
+    assert cli.main(["export", "net", "--target", "openvino", "--int8", "--plan", "plan.json", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["path"] == "net-openvino-int8.edgecls"
+    assert document["precision"] == "int8"
+    assert document["notes"] == ["look here"]
+
+
+def test_a_failed_export_says_why(asked, monkeypatch, capfd):
+    def refuse(*args, **options):
+        raise InputError("no such architecture")
+
+    monkeypatch.setattr("edgecls.models.open_classifier", refuse)
+    assert cli.main(["export", "net", "--target", "openvino", "--quiet"]) == 2
+    printed = capfd.readouterr()
+    assert printed.err == "error: no such architecture\n"
+    assert printed.out == ""
