@@ -86,6 +86,20 @@ def percentage_points(value: str | float) -> float:
         raise click.BadParameter(f"{error}.") from error
 
 
+def size_bytes(value: str | int) -> int:
+    """`256MB`, `1GB`: powers of ten; the unit is required."""
+    if isinstance(value, int):
+        return value
+    number, unit = value[:-2].strip(), value[-2:].upper()
+    try:
+        size = int(float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise click.BadParameter(f"{value!r} is no size such as 256MB or 1GB.")
+    return size
+
+
 def output_file(value: str | Path) -> Path:
     """A file that can be written: its folder exists. Checked before the work, not after it."""
     path = Path(value)

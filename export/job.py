@@ -17,7 +17,7 @@ from edgecls.calibration.collect import calibration_set, collect_histograms, cro
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, make_plan
 from edgecls.export.pack import golden_pictures, members_of, write_bundle
-from edgecls.export.targets import Artifact, target_module
+from edgecls.export.targets import ANY_GPU, Artifact, Gpu, target_module
 from edgecls.export.trace import trace
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.atomic_file import atomic_file
@@ -73,6 +73,7 @@ def export_bundle(
     plan: Path | None = None,
     quantizer: Literal["edgecls", "nncf"] = "edgecls",
     isa: Isa = "x86-vnni",
+    gpu: Gpu = ANY_GPU,
     seed: int = 0,
     threads: int | None = None,
     check: bool = False,
@@ -82,10 +83,12 @@ def export_bundle(
 
     Args:
         output: The bundle's path; an existing file is replaced when the new one is whole.
-        calibration: Pictures to draw the calibration set from; for INT8, unless a plan is given.
+        calibration: Pictures to draw the calibration set from; for INT8, unless a plan is given, and for fp16 where the
+            target computes in it, to see that nothing overflows.
         plan: A `plan.json` that an earlier export of the same graph made, edited perhaps.
         quantizer: `nncf` quantizes with NNCF instead of our plan (openvino only).
         isa: Instruction set that an INT8 graph is made for.
+        gpu: What a target that runs on a GPU makes the graph for.
         threads: For calibration; by default the CPUs that this process may use.
         check: Do everything but write nothing.
 
@@ -97,9 +100,10 @@ def export_bundle(
         EngineError: The graph's answers are not the network's, or the bundle's are not reproducible.
     """
     module = target_module(target)
-    _refuse_early(target, precision, calibration, plan, quantizer, output)
+    _refuse_early(target, precision, calibration, plan, quantizer, gpu, output)
     drawn = None
-    if calibration is not None and precision == "int8" and plan is None:
+    looks = precision == "int8" or (precision == "fp16" and getattr(module, "COMPUTES_IN_HALF", False))
+    if calibration is not None and looks and plan is None:
         with progress.stage("Checking the calibration pictures"):
             drawn = calibration_set(calibration, calibration_size, seed)
     with progress.stage("Exporting the graph"):
@@ -107,12 +111,13 @@ def export_bundle(
     quantization = None
     if precision == "int8":
         quantization = _quantize(
-            classifier, graph, target, drawn, plan, quantizer, isa, seed, threads or cpu_count(), progress
+            classifier, graph, target, drawn, plan, quantizer, isa, gpu, seed, threads or cpu_count(), progress
         )
         artifact = quantization.artifact
     else:
+        ranges = _calibrate(classifier, graph, drawn, seed, threads or cpu_count(), progress) if drawn else None
         with progress.stage(f"Compiling for {target}"):
-            artifact = module.compile_artifact(graph, precision, None, isa)
+            artifact = module.compile_artifact(graph, precision, ranges, isa, gpu)
     with progress.stage("Replaying golden samples"):
         manifest, files = _assemble(classifier, graph, target, precision, artifact, quantization, quantizer)
         if not check:
@@ -137,6 +142,7 @@ def _refuse_early(
     calibration: ImageSet | None,
     plan: Path | None,
     quantizer: str,
+    gpu: Gpu,
     output: Path,
 ) -> None:
     """Everything that can be refused before the first minute is spent."""
@@ -155,6 +161,10 @@ def _refuse_early(
         raise UnsupportedError(
             f"--quantizer nncf is refused for {target}: NNCF's graphs are slow or illegal there. Use our plan (the default)."
         )
+    if hasattr(target_module(target), "check_gpu"):
+        target_module(target).check_gpu(gpu)  # type: ignore[attr-defined]
+    elif gpu != ANY_GPU:
+        raise InputError(f"{target} runs on CPUs: --tensorrt-version, --device and --compute-capabilities mean nothing to it.")
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} for the bundle does not exist; create it or choose another -o.")
 
@@ -167,6 +177,7 @@ def _quantize(
     plan_path: Path | None,
     quantizer: str,
     isa: Isa,
+    gpu: Gpu,
     seed: int,
     threads: int,
     progress: Progress,
@@ -175,21 +186,29 @@ def _quantize(
     if plan_path is not None:
         plan = QuantPlan.read(plan_path, graph)
         with progress.stage(f"Compiling for {target}"):
-            return _Quantization(module.compile_artifact(graph, "int8", plan, isa), plan, plan.calibration)
+            return _Quantization(module.compile_artifact(graph, "int8", plan, isa, gpu), plan, plan.calibration)
     assert drawn is not None
-    record = CalibrationRecord(
-        sha256=drawn.digest, seed=seed, images=tuple(sorted(image.sha256 for image in drawn.images))
-    )
     if quantizer == "nncf":
         with progress.stage("Quantizing with NNCF"):
             singles = list(crops(drawn, classifier.preprocess, batch=1))
-            return _Quantization(module.quantize_with_nncf(graph, singles, isa), None, record)  # type: ignore[attr-defined]
+            return _Quantization(module.quantize_with_nncf(graph, singles, isa), None, _record(drawn, seed))  # type: ignore[attr-defined]
+    plan = _calibrate(classifier, graph, drawn, seed, threads, progress)
+    with progress.stage(f"Compiling for {target}"):
+        return _Quantization(module.compile_artifact(graph, "int8", plan, isa, gpu), plan, plan.calibration)
+
+
+def _calibrate(
+    classifier: Classifier, graph: Graph, drawn: ImageSet, seed: int, threads: int, progress: Progress
+) -> QuantPlan:
     with progress.stage("Calibrating", len(drawn.images)) as advance:
         histograms = collect_histograms(graph, crops(drawn, classifier.preprocess), advance, threads)
     with progress.stage("Solving the ranges"):
-        plan = make_plan(graph, histograms, record)
-    with progress.stage(f"Compiling for {target}"):
-        return _Quantization(module.compile_artifact(graph, "int8", plan, isa), plan, record)
+        return make_plan(graph, histograms, _record(drawn, seed))
+
+
+def _record(drawn: ImageSet, seed: int) -> CalibrationRecord:
+    images = tuple(sorted(image.sha256 for image in drawn.images))
+    return CalibrationRecord(sha256=drawn.digest, seed=seed, images=images)
 
 
 def _assemble(
@@ -234,7 +253,10 @@ def _assemble(
 def _with_golden(manifest: Manifest, artifact: Artifact, pictures: dict[str, bytes]) -> Manifest:
     from edgecls.runtime.session import Session
 
-    engine = engine_module(manifest.target).open_engine(list(artifact.files.values()), manifest, cpu_count())
+    if artifact.stand_in is None:
+        engine = engine_module(manifest.target).open_engine(list(artifact.files.values()), manifest, cpu_count())
+    else:
+        engine = engine_module("onnxruntime").open_engine([artifact.stand_in], manifest, cpu_count())
     try:
         samples, largest = [], 1.0
         for name, picture in pictures.items():
@@ -252,7 +274,7 @@ def _with_golden(manifest: Manifest, artifact: Artifact, pictures: dict[str, byt
     finally:
         engine.close()
     # Float engines round differently on another CPU; through integers that may move a code here and there.
-    tolerance = largest * (0.05 if manifest.precision == "int8" else 1e-3)
+    tolerance = largest * (artifact.golden_tolerance or (0.05 if manifest.precision == "int8" else 1e-3))
     return msgspec.structs.replace(
         manifest, golden=tuple(samples), golden_tolerance=round(tolerance, 2 - math.floor(math.log10(tolerance)))
     )

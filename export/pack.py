@@ -1,22 +1,15 @@
-"""Artifact to bundle: golden samples, the manifest, and one file that is the same for the same inputs."""
+"""Artifact to bundle: golden samples, and the writer of bundles, which devices have too."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path
 
-import msgspec
 import numpy as np
 from PIL import Image
 
-from edgecls.runtime.atomic_file import atomic_file
-from edgecls.runtime.bundle import Manifest, Member
+from edgecls.runtime.bundle_writer import members_of, write_bundle
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip archive can name: bundles do not say when they were made."""
+__all__ = ["golden_pictures", "members_of", "write_bundle"]
 
 
 def golden_pictures() -> dict[str, bytes]:
@@ -33,27 +26,3 @@ def golden_pictures() -> dict[str, bytes]:
         Image.blend(field, detail, 0.25).save(buffer, "PNG")
         pictures[name] = buffer.getvalue()
     return pictures
-
-
-def members_of(files: Mapping[str, bytes]) -> dict[str, Member]:
-    """What the manifest says of each file."""
-    return {name: Member(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
-
-
-def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Writes a bundle, all of it or nothing.
-
-    Member order and timestamps are fixed, so that equal inputs give equal files.
-
-    Args:
-        files: Every member but `bundle.json`; those that `manifest.members` lists.
-
-    Raises:
-        InputError: The folder does not exist, is not writable, or the disk is full.
-    """
-    record = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in {"bundle.json": record, **files}.items():
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data)

@@ -6,7 +6,7 @@ what stayed in float and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgecls.calibration.graph import constant, is_activation, only_consumer
-from edgecls.calibration.plan import WEIGHTED, QuantPlan
+from edgecls.calibration.plan import WEIGHTED, QuantPlan, TensorRange
 from edgecls.export.passes.feed_bytes import feed_bytes
 from edgecls.export.qdq import Grid, dequantize_codes, quantize_activation, quantize_weight
 from edgecls.runtime.bundle import Padding
@@ -40,6 +40,14 @@ class Rules:
     """Whether a bias is written as int32 codes; else it stays float."""
     stays_float: Callable[[ir.Node], str | None]
     """A reason why the engine is better off with this node in float, or None."""
+    symmetric: bool = False
+    """Whether every zero point is 0: grids come from the symmetric bounds, a byte enters as its distance from 128."""
+    add_fuses: bool = False
+    """Whether a sum is fused into the convolution before it: that side stays float, only the other one is quantized."""
+    half_scales: bool = False
+    """Whether scales will be written as float16: they are rounded before the codes are."""
+    weight_codes: bool = True
+    """Whether the file holds weights as int8 codes; else float values before a QuantizeLinear."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +77,15 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
             chosen.append(node)
         elif node.op_type in WEIGHTED:
             floats[node.name or ""] = reason
-    stem = feed_bytes(model)
+    stem = feed_bytes(model, 128 if rules.symmetric else None)
     if stem is not None and stem.conv not in chosen:
         # A stem in float still reads the bytes exactly; only its weights stay as they are.
         dequantize_codes(graph, stem.conv.inputs[0], stem.grid, stem.conv)  # type: ignore[arg-type]
 
-    grids = _grids(graph, chosen, plan, rules)
-    in_chosen = set(chosen)
+    quantized_inputs = {node: _quantized_inputs(node, rules) for node in chosen}
+    grids = _grids(graph, quantized_inputs, plan, rules)
     input_scales: dict[ir.Node, float] = {}
-    if stem is not None and stem.conv in in_chosen:
+    if stem is not None and stem.conv in quantized_inputs:
         grid = stem.grid
         codes = stem.conv.inputs[0]
         assert codes is not None
@@ -90,7 +98,7 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
         readers = [
             (use.node, use.idx)
             for use in value.uses()
-            if rules.share_with_float or use.node in in_chosen or use.node.op_type in SAME_GRID
+            if rules.share_with_float or use.idx in quantized_inputs.get(use.node, ()) or use.node.op_type in SAME_GRID
         ]
         for node, index in readers:
             if index == 0:
@@ -99,7 +107,15 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     for node in chosen:
         if node.name in plan.weights:
             scale = input_scales.get(node) if rules.int32_bias else None
-            quantize_weight(graph, node, plan.weights[node.name], bits=rules.weight_bits, bias_scale=scale)
+            quantize_weight(
+                graph,
+                node,
+                plan.weights[node.name],
+                bits=rules.weight_bits,
+                bias_scale=scale,
+                half=rules.half_scales,
+                codes_in_file=rules.weight_codes,
+            )
     _absorb_saturation(graph)
     RemoveUnusedNodesPass()(model)
     return Placement(stem.padding if stem else None, floats)
@@ -120,11 +136,29 @@ def _unfit(node: ir.Node) -> str | None:
     return None
 
 
-def _grids(graph: ir.Graph, chosen: list[ir.Node], plan: QuantPlan, rules: Rules) -> dict[ir.Value, Grid]:
+def _quantized_inputs(node: ir.Node, rules: Rules) -> tuple[int, ...]:
+    """Which of a chosen node's inputs are quantized (its weight is another matter)."""
+    if node.op_type in WEIGHTED and constant(node.inputs[1]) is not None:
+        return (0,)
+    if node.op_type == "Add" and rules.add_fuses:
+        fused = [i for i in (0, 1) if _ends_in_product(node.inputs[i])]
+        return (1 - fused[0],) if fused else ()
+    return tuple(range(len(node.inputs)))
+
+
+def _ends_in_product(value: ir.Value | None) -> bool:
+    """Whether a weighted operation makes a value for one reader only."""
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type in WEIGHTED and only_consumer(producer.outputs[0]) is not None
+
+
+def _grids(
+    graph: ir.Graph, quantized_inputs: Mapping[ir.Node, tuple[int, ...]], plan: QuantPlan, rules: Rules
+) -> dict[ir.Value, Grid]:
     """The grid of every tensor that gets a Q/DQ pair, in graph order."""
     wanted: set[ir.Value] = set()
-    for node in chosen:
-        inputs = node.inputs[:1] if node.op_type in WEIGHTED and constant(node.inputs[1]) is not None else node.inputs
+    for node, indices in quantized_inputs.items():
+        inputs = [node.inputs[index] for index in indices]
         wanted.update(value for value in inputs if value is not None and is_activation(value))
         if node.op_type in rules.closed:
             wanted.add(_after_clamp(node.outputs[0]))
@@ -137,7 +171,7 @@ def _grids(graph: ir.Graph, chosen: list[ir.Node], plan: QuantPlan, rules: Rules
             if source in grids:
                 grids[value] = grids[source]  # type: ignore[index]
             elif value in wanted and value.name in plan.tensors:
-                grids[value] = Grid.from_range(plan.tensors[value.name], rules.activations)
+                grids[value] = _grid(plan.tensors[value.name], rules)
     # A tensor that is moved, not computed, is quantized where it comes from.
     for node in reversed(list(graph)):
         source = node.inputs[0] if node.inputs else None
@@ -145,6 +179,12 @@ def _grids(graph: ir.Graph, chosen: list[ir.Node], plan: QuantPlan, rules: Rules
         if moved and source not in grids and source.name in plan.tensors and is_activation(source):  # type: ignore[union-attr]
             grids[source] = grids[node.outputs[0]]  # type: ignore[index]
     return grids
+
+
+def _grid(tensor: TensorRange, rules: Rules) -> Grid:
+    if rules.symmetric:
+        return Grid.symmetric(tensor, half=rules.half_scales)
+    return Grid.from_range(tensor, rules.activations)
 
 
 def _after_clamp(value: ir.Value) -> ir.Value:

@@ -15,6 +15,13 @@ from edgecls.calibration.plan import TensorRange, weight_axis
 _CODES = {"uint8": (0, 255), "int8": (-128, 127)}
 
 
+def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The smallest float16 values that are not below the given steps, so that no grid covers less than it shall."""
+    half = np.asarray(scale, np.float16)
+    half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
+    return half.astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Grid:
     """The 8-bit grid of an activation: value = (code − zero_point) · scale."""
@@ -43,6 +50,16 @@ class Grid:
         scale = float(np.float32((high - low) / 255))
         zero_point = int(np.clip(round(-low / scale), 0, 255))
         return cls(dtype, scale, zero_point + _CODES[dtype][0])
+
+    @classmethod
+    def symmetric(cls, tensor: TensorRange, *, half: bool) -> Grid:
+        """The `int8` grid around zero, whose zero point is 0.
+
+        Args:
+            half: Whether the scale will be written as a float16.
+        """
+        scale = np.asarray(tensor.symmetric / 127, np.float32)
+        return cls("int8", float(half_scale(scale) if half else scale), 0)
 
     def retyped(self, dtype: Literal["uint8", "int8"]) -> Grid:
         """The same values with codes of another type."""
@@ -76,9 +93,7 @@ def quantize_activation(
     zero_point = register(graph, f"{value.name}:zero_point", np.asarray(grid.zero_point, grid.dtype))
     readers = list(readers)
     quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{value.name}:quantize")
-    dequantize = ir.node(
-        "DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{value.name}:dequantize"
-    )
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{value.name}:dequantize")
     quantize.outputs[0].name, dequantize.outputs[0].name = f"{value.name}:codes", f"{value.name}:grid"
     quantize.outputs[0].dtype, dequantize.outputs[0].dtype = zero_point.dtype, ir.DataType.FLOAT
     quantize.outputs[0].shape = dequantize.outputs[0].shape = value.shape
@@ -114,6 +129,8 @@ def quantize_weight(
     *,
     bits: int = 8,
     bias_scale: float | None = None,
+    half: bool = False,
+    codes_in_file: bool = True,
 ) -> None:
     """Replaces a node's weight by int8 codes and a DequantizeLinear, one symmetric scale an output channel.
 
@@ -122,6 +139,9 @@ def quantize_weight(
         bits: 8, or 7 where pairs of products are summed in 16 bits and must not saturate.
         bias_scale: Scale of the quantized input, where the bias shall become int32 codes of scale input · weight; None
             leaves it in float.
+        half: Whether the scales will be written as float16.
+        codes_in_file: Whether the file holds the codes; else it holds their float values, which a QuantizeLinear turns
+            into the same codes.
     """
     source = node.inputs[1]
     assert source is not None and source.const_value is not None
@@ -134,10 +154,13 @@ def quantize_weight(
         # An almost dead channel's bias would not fit int32: its weights can afford a coarser step.
         scale = np.maximum(scale, np.abs(bias.numpy().astype(np.float64)) / (bias_scale * 2.0**30))
     scale = scale.astype(np.float32)
+    scale = half_scale(scale) if half else scale
     shape = [1] * weight.ndim
     shape[axis] = -1
     codes = np.clip(np.rint(weight / scale.reshape(shape)), -largest, largest).astype(np.int8)
-    node.replace_input_with(1, _dequantized(graph, node, source.name or "weight", codes, scale, axis))
+    name = source.name or "weight"
+    values = None if codes_in_file else (codes * scale.reshape(shape)).astype(np.float32)
+    node.replace_input_with(1, _dequantized(graph, node, name, codes, scale, axis, values))
     if bias_scale is not None and bias is not None:
         steps = scale.astype(np.float64) * bias_scale
         steps = steps.astype(np.float32)
@@ -146,15 +169,32 @@ def quantize_weight(
 
 
 def _dequantized(
-    graph: ir.Graph, reader: ir.Node, name: str, codes: NDArray[np.generic], scale: NDArray[np.float32], axis: int
+    graph: ir.Graph,
+    reader: ir.Node,
+    name: str,
+    codes: NDArray[np.generic],
+    scale: NDArray[np.floating],
+    axis: int,
+    values: NDArray[np.float32] | None = None,
 ) -> ir.Value:
-    inputs = [
-        register(graph, f"{name}:codes", codes),
-        register(graph, f"{name}:scale", scale),
-        register(graph, f"{name}:zero_point", np.zeros(scale.shape, codes.dtype)),
-    ]
-    node = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{reader.name}:{name}:dequantize")
+    """Codes → DequantizeLinear before a reader; or values → QuantizeLinear → DequantizeLinear."""
+    scale_input = register(graph, f"{name}:scale", scale)
+    zero_point = register(graph, f"{name}:zero_point", np.zeros(scale.shape, codes.dtype))
+    shape = ir.Shape(codes.shape)
+    if values is None:
+        source = register(graph, f"{name}:codes", codes)
+    else:
+        floats = register(graph, f"{name}:values", values)
+        quantize = ir.node(
+            "QuantizeLinear", [floats, scale_input, zero_point], {"axis": axis}, name=f"{reader.name}:{name}:quantize"
+        )
+        source = quantize.outputs[0]
+        source.name, source.dtype, source.shape = f"{reader.name}:{name}:codes", zero_point.dtype, shape
+        graph.insert_before(reader, quantize)
+    node = ir.node(
+        "DequantizeLinear", [source, scale_input, zero_point], {"axis": axis}, name=f"{reader.name}:{name}:dequantize"
+    )
     node.outputs[0].name, node.outputs[0].dtype = f"{reader.name}:{name}:grid", ir.DataType.FLOAT
-    node.outputs[0].shape = ir.Shape(codes.shape)
+    node.outputs[0].shape = shape
     graph.insert_before(reader, node)
     return node.outputs[0]

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from edgecls.runtime.cpu import Isa
+from edgecls.runtime.engine_passport import EnginePassport
 from edgecls.runtime.errors import BundleError, InputError
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
@@ -97,6 +98,24 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """edgecls and the packages that took part: name to version."""
 
 
+class TensorRtPassport(msgspec.Struct, frozen=True, kw_only=True):
+    """What TensorRT must know of a graph or an engine before it touches it."""
+
+    dialect: Literal["weak", "strong"]
+    """`strong`: every tensor's type stands in the graph, the network is built strongly typed. `weak`: the graph is float32
+    and the builder's flags choose (TensorRT 8.6)."""
+    minimum_version: str
+    """Oldest TensorRT that takes the graph: `8.6`, `10.3`; for TensorRT-RTX its own version."""
+    build: Literal["on-device", "ahead-of-time"]
+    """Whether the artifact is a graph (`model.onnx`) that the device builds, or built engines."""
+    flags: tuple[str, ...] = ()
+    """Names of the builder's flags that a weakly typed build sets: `FP16`, `INT8`."""
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs that a built engine fits: `8.6`, `12.0`; empty for a graph that the device builds."""
+    engine: EnginePassport | None = None
+    """What the engine fits that a device has built into this bundle; None until then."""
+
+
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
     """What the artifact is valid on, and what it is made of."""
 
@@ -110,6 +129,8 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     """Operations in the engine's optimised graph; 0 where the engine does not tell."""
     nodes_int8: int
     """Those that compute on integers."""
+    tensorrt: TensorRtPassport | None = None
+    """None for every other engine."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
@@ -133,6 +154,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", ta
     """Largest |difference| of a logit that `verify` accepts."""
     members: dict[str, Member]
     """Every member but `bundle.json` (and the reserved `bundle.sig`)."""
+
+    @property
+    def unbuilt(self) -> bool:
+        """Whether the artifact is a graph that the device has to build into an engine first."""
+        tensorrt = self.passport.tensorrt
+        return tensorrt is not None and tensorrt.build == "on-device" and tensorrt.engine is None
 
     def problem(self) -> str | None:
         """What in this record contradicts itself, or None."""
@@ -229,14 +256,18 @@ class Bundle:
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
                 raise self._error(f"its member {entry.filename!r} is compressed or encrypted")
             if entry.file_size > self.size_bytes:
-                raise self._error(f"its member {entry.filename!r} claims {entry.file_size} bytes, more than the file has")
+                raise self._error(
+                    f"its member {entry.filename!r} claims {entry.file_size} bytes, more than the file has"
+                )
             directory[entry.filename] = entry.file_size
             if len(directory) > MAX_MEMBERS:
                 raise self._error(f"it holds more than {MAX_MEMBERS} members")
         if "bundle.json" not in directory:
             raise self._error("it has no bundle.json: it is not an edgecls bundle")
         if directory["bundle.json"] > MAX_MANIFEST_BYTES:
-            raise self._error(f"its bundle.json has {directory['bundle.json']} bytes; at most {MAX_MANIFEST_BYTES} are read")
+            raise self._error(
+                f"its bundle.json has {directory['bundle.json']} bytes; at most {MAX_MANIFEST_BYTES} are read"
+            )
         return directory
 
     def _checked_manifest(self, data: bytes) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeAlias
@@ -32,3 +33,17 @@ class SilentProgress:
 
     def note(self, message: str) -> None:
         """Does nothing."""
+
+
+class PlainProgress:
+    """A line on standard error for everything that is said."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """Prints that the stage begins."""
+        self.note(title)
+        yield lambda steps: None
+
+    def note(self, message: str) -> None:
+        """Prints the message."""
+        print(f"edgecls: {message}", file=sys.stderr, flush=True)

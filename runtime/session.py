@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from edgecls.runtime.bundle import Bundle, Manifest, Padding
 from edgecls.runtime.cpu import cpu_count, cpu_isa
+from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
 from edgecls.runtime.errors import BundleError, InputError, UnsupportedError
 from edgecls.runtime.preprocess import Picture, Preprocess
+from edgecls.runtime.progress import PlainProgress, Progress
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -129,17 +131,30 @@ class Session:
         self.close()
 
 
-def load(path: str | os.PathLike[str] | Bundle, *, threads: int | None = None) -> Session:
+def load(
+    path: str | os.PathLike[str] | Bundle,
+    *,
+    threads: int | None = None,
+    build: bool = True,
+    progress: Progress | None = None,
+) -> Session:
     """Opens a bundle on the engine that it was made for, and on no other.
+
+    Where the device has to build the engine first (TensorRT), the first call says so and takes minutes; later ones find
+    it in the user's cache folder.
 
     Args:
         path: The `.edgecls` file, or an open bundle.
         threads: Threads of one inference; by default the CPUs that this process may use.
+        build: Whether an engine may be built now; otherwise one that was not built yet is an error.
+        progress: Hears of a build; by default it is told on standard error.
 
     Raises:
         BundleError: The bundle is damaged, or its engine unknown to this edgecls.
         MissingExtraError: Its engine is not installed; the message names the extra.
-        UnsupportedError: Its INT8 graph would saturate on this CPU; export with `--isa x86`.
+        UnsupportedError: Its INT8 graph would saturate on this CPU, or it needs another GPU or library; or its engine
+            was not built yet and `build` is False.
+        EngineError: Its engine cannot be built here.
         InputError: There is no such file, or `threads` is not positive.
     """
     if threads is not None and threads < 1:
@@ -152,7 +167,10 @@ def load(path: str | os.PathLike[str] | Bundle, *, threads: int | None = None) -
             f"{bundle.path} is for the engine {manifest.target!r}, this edgecls knows {', '.join(engine_names())}: "
             "upgrade edgecls here, or export for one of those"
         )
-    artifact = [bundle.read(member) for member in manifest.artifact]
+    if manifest.unbuilt:
+        manifest, artifact = built_artifact(bundle, BuildOptions(cached_only=not build), progress or PlainProgress())
+    else:
+        artifact = [bundle.read(member) for member in manifest.artifact]
     return Session(bundle, engine_module(manifest.target).open_engine(artifact, manifest, threads or cpu_count()))
 
 

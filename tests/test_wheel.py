@@ -63,6 +63,7 @@ def test_engines_list_themselves_on_a_device(run_on_device):
     )
     assert done.returncode == 0, done.stderr
     files = {path.stem for path in (REPOSITORY / "runtime" / "engines").glob("*.py")} - {"__init__"}
+    files = {name.replace("_", "-") for name in files}
     assert set(done.stdout.split()) == {f"{name}={name == 'onnxruntime'}" for name in files}
 
 

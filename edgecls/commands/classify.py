@@ -25,8 +25,8 @@ def command(console: Console, bundle: Path, images: tuple[Path, ...], top: int, 
     """
     from edgecls.runtime import InputError, load
 
-    with console.work():
-        session = load(bundle, threads=threads)
+    with console.work() as progress:
+        session = load(bundle, threads=threads, progress=progress)
     answers: list[dict[str, Any]] = []
     with session:
         for image in images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -31,6 +32,20 @@ def _isas() -> tuple[str, ...]:
     return get_args(Isa)
 
 
+def _boards() -> tuple[str, ...]:
+    from edgecls.runtime.jetson import TENSORRT
+
+    return tuple(TENSORRT)
+
+
+def _numbers(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """`8.6,12.0`."""
+    parts = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    if not parts or not all(re.fullmatch(r"\d+\.\d", part) for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of compute capabilities such as 8.6,12.0.")
+    return parts
+
+
 @click.command("export", short_help="Checkpoint to bundle.")
 @model_options
 @click.option("--target", type=OneOf(_targets), required=True, help="Engine that will run it.")
@@ -57,6 +72,16 @@ def _isas() -> tuple[str, ...]:
     show_default=True,
     help="CPU that an INT8 bundle is made for.",
 )
+@click.option("--device", type=OneOf(_boards), help="Board that it is made for: chooses --tensorrt-version.")
+@click.option(
+    "--tensorrt-version", metavar="X.Y", help="TensorRT of the device, for --target tensorrt. [default: 10.3]"
+)
+@click.option(
+    "--compute-capabilities",
+    type=_numbers,
+    metavar="X.Y,...",
+    help="GPUs to build for, with --target tensorrt-rtx. [default: all that it knows]",
+)
 @threads_option
 @seed_option
 @click.option("--check", is_flag=True, help="Validate everything and write nothing.")
@@ -73,6 +98,9 @@ def command(
     int8: bool,
     calibration: Path | None,
     output: Path | None,
+    device: str | None,
+    tensorrt_version: str | None,
+    compute_capabilities: tuple[str, ...] | None,
     **options: Any,
 ) -> int:
     """Turns MODEL into one file that TARGET runs.
@@ -82,7 +110,9 @@ def command(
     """
     precision = _precision(context, {"fp32": fp32, "fp16": fp16, "int8": int8})
     _check_quantization(context, precision, calibration, options)
+    tensorrt_version = _tensorrt_version(device, tensorrt_version)
     from edgecls.export.job import export_bundle
+    from edgecls.export.targets import Gpu
     from edgecls.runtime import ImageSet
 
     with console.work() as progress:
@@ -90,7 +120,13 @@ def command(
         classifier = open_model()
         output = output or Path(f"{classifier.name}-{options['target']}-{precision}.edgecls")
         result = export_bundle(
-            classifier, precision=precision, output=output, calibration=images, progress=progress, **options
+            classifier,
+            precision=precision,
+            output=output,
+            calibration=images,
+            gpu=Gpu(tensorrt_version, compute_capabilities or ()),
+            progress=progress,
+            **options,
         )
     manifest, passport = result.manifest, result.manifest.passport
     document = {
@@ -114,13 +150,23 @@ def command(
     if not console.quiet:
         lines += [f"  note        {note}" for note in result.notes]
     console.result(document, "\n".join(lines))
-    if result.path is not None:
+    if result.path is not None and manifest.unbuilt:
+        console.next(f"edgecls build {result.path}   (on the device)")
+    elif result.path is not None:
         console.next(
             f"edgecls bench {result.path} --data DIR --reference FP32.edgecls -o report.json"
             if precision == "int8"
             else f"edgecls classify {result.path} IMAGE"
         )
     return 0
+
+
+def _tensorrt_version(device: str | None, version: str | None) -> str | None:
+    if device is None or version is not None:
+        return version
+    from edgecls.runtime.jetson import TENSORRT
+
+    return TENSORRT[device]
 
 
 def _precision(context: click.Context, flags: dict[Precision, bool]) -> Precision:

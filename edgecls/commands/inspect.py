@@ -43,6 +43,7 @@ def _lines(bundle: Bundle) -> list[str]:
     facts = {
         "target": f"{manifest.target} (checked with {passport.engine_version}), {manifest.precision}",
         "made for": passport.isa,
+        "engine": _engine(bundle),
         "operations": f"{passport.nodes}, of them {passport.nodes_int8} on integers" if passport.nodes else None,
         "classes": f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
         "resize": f"{sides} to {taken.resize_px} px, {taken.interpolation}",
@@ -63,6 +64,17 @@ def _lines(bundle: Bundle) -> list[str]:
         "  members",
         *members,
     ]
+
+
+def _engine(bundle: Bundle) -> str | None:
+    tensorrt = bundle.manifest.passport.tensorrt
+    if tensorrt is None:
+        return None
+    if bundle.manifest.unbuilt:
+        return f"is built on the device, by TensorRT {tensorrt.minimum_version} or newer"
+    if (built := tensorrt.engine) is not None:
+        return f"built for {built.gpu} ({built.compute_capability}), {built.library} {built.library_version}"
+    return f"built for compute capability {', '.join(tensorrt.compute_capabilities)}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

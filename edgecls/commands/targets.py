@@ -23,7 +23,8 @@ def command(console: Console) -> int:
         engine = engine_module(name)
         version, precisions = engine.version(), _precisions(name)
         targets.append({"target": name, "version": version, "extra": engine.PACKAGE, "precisions": precisions})
-        runs = version or f"pip install 'edgecls[{engine.PACKAGE}]'"
+        install: str = getattr(engine, "INSTALL", f"pip install 'edgecls[{engine.PACKAGE}]'")
+        runs = version or install
         rows.append((name, runs, ", ".join(precisions) if precisions else "pip install 'edgecls[export]'"))
     machine = {"isa": cpu_isa(), "cpus": cpu_count()}
     text = f"{machine['cpus']} CPUs, instruction set {machine['isa'] or 'unknown'}\n\n"

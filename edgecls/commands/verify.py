@@ -20,7 +20,7 @@ def command(console: Console, bundle: Path, threads: int | None) -> int:
     from edgecls.runtime import load
     from edgecls.runtime.verify import verify_bundle
 
-    with console.work(), load(bundle, threads=threads) as session:
+    with console.work() as progress, load(bundle, threads=threads, progress=progress) as session:
         result = verify_bundle(session)
     rows = [
         (

@@ -24,13 +24,16 @@ class ByteStem:
     """What the session must put around the crop, where the convolution's own padding cannot."""
 
 
-def feed_bytes(model: ir.Model) -> ByteStem | None:
+def feed_bytes(model: ir.Model, zero_point: int | None = None) -> ByteStem | None:
     """Takes Cast and Sub away from before the first convolution.
 
     conv(x − 255 m) = conv(x − z) + Σ W (z − 255 m): the difference between the channel means and the one zero point
     z that a grid has goes into the bias. What is left is the border, where zero padding must read as the mean. If the
     three rounded means are one number, that is z and the padding stays right to half a code. If not, z is 0, the
     convolution loses its padding, and the session writes the three rounded means around the crop.
+
+    Args:
+        zero_point: The z that the engine's grid forces; the padding stays where it is every channel's rounded mean.
 
     Requires: the graph begins as `take_bytes` left it.
     Ensures: the step of a byte is 1, so that the weights are those that the plan knows. The convolution's first input is uint8 `[batch, 3, height, width]`; a Q/DQ emitter must put a
@@ -52,8 +55,9 @@ def feed_bytes(model: ir.Model) -> ByteStem | None:
     mean = mean.reshape(3).astype(np.float64)
     rounded = np.rint(mean).astype(int)
     top, left, bottom, right = conv.attributes.get_ints("pads", (0, 0, 0, 0))
-    one = len(set(rounded.tolist())) == 1 or not any((top, left, bottom, right))
-    zero_point = int(rounded[0]) if len(set(rounded.tolist())) == 1 else 0
+    if zero_point is None:
+        zero_point = int(rounded[0]) if len(set(rounded.tolist())) == 1 else 0
+    one = set(rounded.tolist()) == {zero_point} or not any((top, left, bottom, right))
 
     bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
     moved = (weight.astype(np.float64) * (zero_point - mean).reshape(1, 3, 1, 1)).sum(axis=(1, 2, 3))

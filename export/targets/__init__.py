@@ -1,4 +1,4 @@
-"""What a workstation does for each engine. A file here is a target, of the same name as its engine; the folder lists itself."""
+"""What a workstation does for each engine. A file here is a target, named as its engine; the folder lists itself."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ class Artifact:
     """What the artifact is valid on."""
     notes: tuple[str, ...]
     """What the user should know: nodes that stayed in float and why."""
+    stand_in: bytes | None = None
+    """An ONNX model that ONNX Runtime answers golden samples with, where the engine need not be on this machine."""
+    golden_tolerance: float | None = None
+    """Part of the largest logit by which the engine may differ from the golden samples; None: as CPU engines do."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a graph for a GPU is made for; targets that run on CPUs do not look at it."""
+
+    tensorrt_version: str | None = None
+    """Of the device: `8.6`, `10.3`; None for the usual one."""
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs that an engine is built for ahead of time: `8.6`, `12.0`; empty for all that the builder knows."""
+
+
+ANY_GPU = Gpu()
 
 
 class Target(Protocol):
@@ -38,12 +55,15 @@ class Target(Protocol):
     REFUSED: Mapping[Precision, str]
     """Why each of the others does not, and what to ask for instead."""
 
-    def compile_artifact(self, graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa) -> Artifact:
+    def compile_artifact(
+        self, graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa, gpu: Gpu = ANY_GPU
+    ) -> Artifact:
         """Makes the engine's files from a graph.
 
         Args:
             plan: For `int8`; None otherwise.
             isa: Instruction set that an INT8 graph is made for.
+            gpu: What a target that runs on a GPU makes the graph for.
 
         Raises:
             MissingExtraError: The engine's own compiler is not installed.
@@ -52,8 +72,8 @@ class Target(Protocol):
 
 
 def target_names() -> tuple[str, ...]:
-    """Names of the targets, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """Names of the targets, sorted; `tensorrt_rtx.py` is `tensorrt-rtx`, as its engine is."""
+    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
 def target_module(name: str) -> Target:
@@ -64,4 +84,4 @@ def target_module(name: str) -> Target:
     """
     if name not in target_names():
         raise InputError(f"no target is called {name!r}; there are {', '.join(target_names())}")
-    return cast(Target, importlib.import_module(f"{__name__}.{name}"))
+    return cast(Target, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

@@ -12,7 +12,7 @@ import onnx
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan
 from edgecls.export.placement import Rules, place
-from edgecls.export.targets import Artifact
+from edgecls.export.targets import ANY_GPU, Artifact, Gpu
 from edgecls.runtime.bundle import Passport, Precision
 from edgecls.runtime.cpu import Isa
 from edgecls.runtime.errors import EngineError, MissingExtraError
@@ -36,7 +36,9 @@ _ISA: dict[Isa, tuple[Literal["uint8", "int8"], int]] = {
 }
 
 
-def compile_artifact(graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa) -> Artifact:
+def compile_artifact(
+    graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa, gpu: Gpu = ANY_GPU
+) -> Artifact:
     """As `Target.compile_artifact`."""
     if precision == "fp32" or plan is None:
         version, kinds = optimised_kinds(graph.proto)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgecls.calibration.graph import INPUT, Graph
 from edgecls.calibration.plan import QuantPlan
 from edgecls.export.placement import Rules, place
-from edgecls.export.targets import Artifact
+from edgecls.export.targets import ANY_GPU, Artifact, Gpu
 from edgecls.runtime.bundle import Padding, Passport, Precision
 from edgecls.runtime.cpu import Isa
 from edgecls.runtime.errors import EngineError, MissingExtraError
@@ -30,7 +30,9 @@ REFUSED: dict[Precision, str] = {}
 _WEIGHT_BITS: dict[Isa, int] = {"x86-vnni": 8, "x86": 7, "arm64": 8}
 
 
-def compile_artifact(graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa) -> Artifact:
+def compile_artifact(
+    graph: Graph, precision: Precision, plan: QuantPlan | None, isa: Isa, gpu: Gpu = ANY_GPU
+) -> Artifact:
     """As `Target.compile_artifact`; fp16 means half-size weights, the arithmetic stays float32."""
     if precision != "int8" or plan is None:
         return _artifact(_read(graph.proto), precision, None, None, ())

@@ -69,8 +69,8 @@ class EngineModule(Protocol):
 
 
 def engine_names() -> tuple[str, ...]:
-    """Names of the engines that edgecls knows, installed or not, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """Names of the engines that edgecls knows, installed or not, sorted; `tensorrt_rtx.py` is `tensorrt-rtx`."""
+    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
 def engine_module(name: str) -> EngineModule:
@@ -81,4 +81,4 @@ def engine_module(name: str) -> EngineModule:
     """
     if name not in engine_names():
         raise InputError(f"no engine is called {name!r}; edgecls knows {', '.join(engine_names())}")
-    return cast(EngineModule, importlib.import_module(f"{__name__}.{name}"))
+    return cast(EngineModule, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

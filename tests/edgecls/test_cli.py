@@ -171,7 +171,7 @@ def test_what_libraries_print_never_reaches_standard_output(passed, exit_code, b
         return VerifyResult(samples=(), tolerance=0.0, passed=passed)
 
     monkeypatch.setattr("edgecls.runtime.verify.verify_bundle", noisy)
-    monkeypatch.setattr("edgecls.runtime.load", lambda path, threads: contextlib.nullcontext())
+    monkeypatch.setattr("edgecls.runtime.load", lambda path, **options: contextlib.nullcontext())
     assert cli.main(["verify", str(bundle), "--json"]) == exit_code
     printed = capfd.readouterr()
     assert json.loads(printed.out)["passed"] is passed

@@ -25,7 +25,7 @@ def asked(tmp_path, monkeypatch):
         calls["export"] = options
         passport = SimpleNamespace(engine_version="1.0", isa="x86-vnni", nodes=9, nodes_int8=8)
         manifest = SimpleNamespace(
-            name="net-x", target=options["target"], precision=options["precision"], passport=passport
+            name="net-x", target=options["target"], precision=options["precision"], passport=passport, unbuilt=False
         )
         return SimpleNamespace(
             path=options["output"], manifest=manifest, size_bytes=2_000_000, parity_max_abs=1e-6, notes=("look here",)
