@@ -164,7 +164,9 @@ def _refuse_early(
     if hasattr(target_module(target), "check_gpu"):
         target_module(target).check_gpu(gpu)  # type: ignore[attr-defined]
     elif gpu != ANY_GPU:
-        raise InputError(f"{target} runs on CPUs: --tensorrt-version, --device and --compute-capabilities mean nothing to it.")
+        raise InputError(
+            f"{target} runs on CPUs: --tensorrt-version, --device and --compute-capabilities mean nothing to it."
+        )
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} for the bundle does not exist; create it or choose another -o.")
 

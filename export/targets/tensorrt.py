@@ -146,12 +146,12 @@ def emit(graph: Graph, precision: Precision, plan: QuantPlan | None, dialect: Di
     if precision == "int8" and plan is not None:
         placement = place(model, plan, rules(dialect))
         padding = placement.padding
-        notes += [f"{name} stays in float: {reason}" for name, reason in placement.floats.items()]
+        notes += _by_reason(placement.floats, "stays in float")
     cast_bytes(model)
     twin = Graph.from_ir(model)
     if strong and precision != "fp32":
         kept = cast_to_half(model, _largest(graph, plan))
-        notes += [f"{name} computes in float32: {reason}" for name, reason in kept.items()]
+        notes += _by_reason(kept, "computes in float32")
     lower_opset(model, dialect.opset)
     emitted = Graph.from_ir(model)
     raise_findings(lint(emitted, dialect.name), "TensorRT")
@@ -208,6 +208,22 @@ def stand_in_note(engine: str) -> str:
     return (
         "the golden samples were answered by ONNX Runtime on the same graph in float32 arithmetic; "
         f"`edgecls verify` holds {engine} to them"
+    )
+
+
+def _by_reason(reasons: Mapping[str, str], what: str) -> list[str]:
+    """A note for each reason, not for each of the hundred layer norms that it keeps in float."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{_listed(nodes)} {what}: {reason}" for reason, nodes in names.items()]
+
+
+def _listed(nodes: list[str]) -> str:
+    return (
+        nodes[0]
+        if len(nodes) == 1
+        else f"each of {len(nodes)} nodes ({', '.join(nodes[:2])}{', …' * (len(nodes) > 2)})"
     )
 
 
