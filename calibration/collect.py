@@ -6,7 +6,6 @@ import concurrent.futures
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -75,13 +74,11 @@ def collect_histograms(
 
     model = graph.ir_model()
     names = [value.name for value in activations(model) if value.name]
-    model.graph.outputs[:] = [value for value in activations(model)]
+    model.graph.outputs[:] = activations(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or cpu_count()
     try:
-        session = ort.InferenceSession(
-            _bytes_of(model), options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(_bytes_of(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineError(f"ONNX Runtime does not load the float graph: {error}") from error
     histograms = {name: Histogram() for name in names}
@@ -104,5 +101,4 @@ def collect_histograms(
 
 
 def _bytes_of(model: ir.Model) -> bytes:
-    proto: onnx.ModelProto = ir.to_proto(model)
-    return proto.SerializeToString()
+    return bytes(ir.to_proto(model).SerializeToString())

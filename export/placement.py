@@ -51,6 +51,17 @@ class Placement:
     floats: dict[str, str]
     """Weighted nodes that stayed in float, each with the reason."""
 
+    def notes(self) -> tuple[str, ...]:
+        """What stayed in float, one sentence a reason."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.floats.items():
+            reasons.setdefault(reason, []).append(name)
+        return tuple(
+            f"{len(names)} of the weighted operations stay{'s' if len(names) == 1 else ''} in float "
+            f"({names[0]}{', …' if len(names) > 1 else ''}): {reason}"
+            for reason, names in reasons.items()
+        )
+
 
 def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     """Writes the Q/DQ pairs of a plan into a float graph.
@@ -72,16 +83,14 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     stem = feed_bytes(model)
     if stem is not None and stem.conv not in chosen:
         # A stem in float still reads the bytes exactly; only its weights stay as they are.
-        dequantize_codes(graph, stem.conv.inputs[0], stem.grid, stem.conv)  # type: ignore[arg-type]
+        dequantize_codes(graph, stem.grid, stem.conv)
 
     grids = _grids(graph, chosen, plan, rules)
     in_chosen = set(chosen)
     input_scales: dict[ir.Node, float] = {}
     if stem is not None and stem.conv in in_chosen:
         grid = stem.grid
-        codes = stem.conv.inputs[0]
-        assert codes is not None
-        value = dequantize_codes(graph, codes, grid, stem.conv)
+        value = dequantize_codes(graph, grid, stem.conv)
         if rules.activations != grid.dtype:
             # QLinearConv reads and writes one type; the same grid in the other type is exact.
             quantize_activation(graph, value, grid.retyped(rules.activations), [(stem.conv, 0)])
@@ -134,16 +143,15 @@ def _grids(graph: ir.Graph, chosen: list[ir.Node], plan: QuantPlan, rules: Rules
             if value.is_graph_output():
                 continue
             source = node.inputs[0] if node.op_type in SAME_GRID else None
-            if source in grids:
-                grids[value] = grids[source]  # type: ignore[index]
+            if source is not None and source in grids:
+                grids[value] = grids[source]
             elif value in wanted and value.name in plan.tensors:
                 grids[value] = Grid.from_range(plan.tensors[value.name], rules.activations)
     # A tensor that is moved, not computed, is quantized where it comes from.
     for node in reversed(list(graph)):
-        source = node.inputs[0] if node.inputs else None
-        moved = node.op_type in SAME_GRID and node.outputs[0] in grids and source is not None
-        if moved and source not in grids and source.name in plan.tensors and is_activation(source):  # type: ignore[union-attr]
-            grids[source] = grids[node.outputs[0]]  # type: ignore[index]
+        source = node.inputs[0] if node.op_type in SAME_GRID and node.outputs[0] in grids else None
+        if source is not None and source not in grids and source.name in plan.tensors and is_activation(source):
+            grids[source] = grids[node.outputs[0]]
     return grids
 
 
@@ -165,8 +173,9 @@ def _absorb_saturation(graph: ir.Graph) -> None:
             continue
         low, high = clamp_ends(node)
         scale, zero_point = constant(reader.inputs[1]), constant(reader.inputs[2])
-        assert scale is not None and zero_point is not None and node.inputs[0] is not None
-        grid = Grid(str(zero_point.dtype), float(scale), int(zero_point))  # type: ignore[arg-type]
+        if scale is None or zero_point is None:
+            continue
+        grid = Grid("int8" if zero_point.dtype == np.int8 else "uint8", float(scale), int(zero_point))
         slack = grid.scale * 1e-3  # float32 rounding of the scale
         if grid.low >= low - slack and grid.high <= high + slack:
             reader.replace_input_with(0, node.inputs[0])

@@ -6,16 +6,18 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgecls.calibration.graph import INPUT, OUTPUT, Graph
+from edgecls.export.passes.free_batch import free_batch
 from edgecls.export.passes.name_by_module import name_by_module
 from edgecls.export.passes.restore_average_pool import restore_average_pool
 from edgecls.export.passes.take_bytes import take_bytes
@@ -29,18 +31,24 @@ if TYPE_CHECKING:
 OPSET = 20
 
 
-def trace(classifier: Classifier) -> tuple[Graph, float]:
-    """Exports a classifier to a graph from bytes to logits and measures its parity with the source.
+@dataclass(frozen=True)
+class Trace:
+    """A graph that was proven to compute what its network computes."""
 
-    Returns:
-        The graph, and the largest |difference| of a logit between it and the source on test pictures.
+    graph: Graph
+    parity_max_abs: float
+    """Largest |difference| of a logit between graph and network on test pictures."""
+
+
+def trace(classifier: Classifier) -> Trace:
+    """Exports a classifier to a graph from bytes to logits and measures its parity with the source.
 
     Raises:
         UnsupportedError: The network cannot be exported; the message has the exporter's reason.
         EngineError: The graph computes something else than the network (max |Δ| > 1e-4 × max(1, max |logit|)).
     """
     if isinstance(classifier.source, Path):
-        model = _model_from_onnx(classifier.source)
+        model = _model_from_onnx(classifier.source, classifier.preprocess.crop_px)
     else:
         model = _model_from_module(classifier.source, classifier.preprocess.crop_px)
     reference_model = ir.to_proto(model) if isinstance(classifier.source, Path) else None
@@ -62,7 +70,7 @@ def trace(classifier: Classifier) -> tuple[Graph, float]:
         expected = run_onnx(reference_model.SerializeToString(), floats)
     else:
         expected = _run_module(classifier.source, floats)  # type: ignore[arg-type]
-    return graph, _parity(expected, run_onnx(graph.proto, pictures))
+    return Trace(graph, _parity(expected, run_onnx(graph.proto, pictures)))
 
 
 def probe_pictures(crop_px: int, count: int) -> NDArray[np.uint8]:
@@ -144,16 +152,23 @@ def _model_from_module(module: nn.Module, crop_px: int) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise UnsupportedError(
-            f"torch.onnx.export cannot export this network: {reason[0] if reason else type(error).__name__}. "
+            f"torch.onnx.export cannot export this network: {_root_cause(error)}. "
             "Export it to ONNX yourself and pass the .onnx file, with --mean --std --resize --crop."
         ) from error
     assert program is not None
     return program.model
 
 
-def _model_from_onnx(path: Path) -> ir.Model:
+def _root_cause(error: BaseException) -> str:
+    """The first line of what the exporter's own, much longer, report began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _model_from_onnx(path: Path, crop_px: int) -> ir.Model:
     """A user's ONNX file, its batch dynamic, its constants and batch norms folded, at our opset."""
     from onnxscript import optimizer, rewriter, version_converter
 
@@ -162,9 +177,11 @@ def _model_from_onnx(path: Path) -> ir.Model:
     except Exception as error:
         raise InputError(f"cannot read {path}: {error}") from error
     with _quiet():
-        model.graph.inputs[0].shape = ir.Shape(["batch", *list(model.graph.inputs[0].shape or [])[1:]])
         if model.opset_imports.get("", 0) < OPSET:
             version_converter.convert_version(model, OPSET, fallback=True)
+        picture = model.graph.inputs[0]
+        picture.shape = ir.Shape([picture.shape[0] if picture.shape else None, 3, crop_px, crop_px])
+        model = free_batch(model)
         optimizer.optimize(model)
         rewriter.rewrite(model)
     return model

@@ -229,14 +229,18 @@ class Bundle:
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
                 raise self._error(f"its member {entry.filename!r} is compressed or encrypted")
             if entry.file_size > self.size_bytes:
-                raise self._error(f"its member {entry.filename!r} claims {entry.file_size} bytes, more than the file has")
+                raise self._error(
+                    f"its member {entry.filename!r} claims {entry.file_size} bytes, more than the file has"
+                )
             directory[entry.filename] = entry.file_size
             if len(directory) > MAX_MEMBERS:
                 raise self._error(f"it holds more than {MAX_MEMBERS} members")
         if "bundle.json" not in directory:
             raise self._error("it has no bundle.json: it is not an edgecls bundle")
         if directory["bundle.json"] > MAX_MANIFEST_BYTES:
-            raise self._error(f"its bundle.json has {directory['bundle.json']} bytes; at most {MAX_MANIFEST_BYTES} are read")
+            raise self._error(
+                f"its bundle.json has {directory['bundle.json']} bytes; at most {MAX_MANIFEST_BYTES} are read"
+            )
         return directory
 
     def _checked_manifest(self, data: bytes) -> Manifest:

@@ -175,7 +175,7 @@ def _hashes(root: Path, paths: list[str]) -> dict[str, str]:
     for path in paths:
         try:
             hashes[path] = _sha256_of_file(root / path)
-        except (OSError, UnicodeError) as error:  # noqa: PERF203 - all of them are reported together
+        except (OSError, UnicodeError) as error:
             problems.append(f"{path!r} ({getattr(error, 'strerror', None) or error})")
     if problems:
         more = f" and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""

@@ -81,7 +81,7 @@ def command(
     an .onnx file.
     """
     precision = _precision(context, {"fp32": fp32, "fp16": fp16, "int8": int8})
-    _check_quantization(context, precision, calibration, options)
+    _settle_quantization(context, precision, calibration, options)
     from edgecls.export.job import export_bundle
     from edgecls.runtime import ImageSet
 
@@ -111,8 +111,6 @@ def command(
     ]
     if passport.nodes_int8:
         lines.insert(2, f"  integers    {passport.nodes_int8} of {passport.nodes} operations")
-    if not console.quiet:
-        lines += [f"  note        {note}" for note in result.notes]
     console.result(document, "\n".join(lines))
     if result.path is not None:
         console.next(
@@ -134,7 +132,7 @@ def _precision(context: click.Context, flags: dict[Precision, bool]) -> Precisio
     return "fp32"
 
 
-def _check_quantization(
+def _settle_quantization(
     context: click.Context, precision: str, calibration: Path | None, options: dict[str, Any]
 ) -> None:
     plan = options["plan"]
@@ -147,5 +145,8 @@ def _check_quantization(
         raise click.UsageError(
             "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."
         )
-    if precision != "int8" and context.get_parameter_source("plan") is ParameterSource.COMMANDLINE:
-        raise click.UsageError(f"--plan is for --int8, and this export is {precision}.")
+    if precision != "int8":
+        for name, without in {"plan": None, "quantizer": "edgecls"}.items():
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} is for --int8, and this export is {precision}.")
+            options[name] = without  # a project's configuration serves its float exports too

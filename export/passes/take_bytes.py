@@ -37,7 +37,8 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     floats = ir.node("Cast", planes.outputs, {"to": ir.DataType.FLOAT})
     nodes = [planes, floats]
     stem = only_consumer(old)
-    foldable = stem is not None and stem.op_type == "Conv" and constant(stem.inputs[1]) is not None
+    weight = constant(stem.inputs[1]) if stem is not None and stem.op_type == "Conv" else None
+    foldable = weight is not None and weight.shape[1] == 3
     if swap and not foldable:
         nodes.append(
             ir.node("Gather", [nodes[-1].outputs[0], _initializer(graph, "bgr", np.asarray([2, 1, 0]))], {"axis": 1})
@@ -46,11 +47,9 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     order = slice(None, None, -1) if swap and foldable else slice(None)
     offset = _initializer(graph, "mean", mean[order].reshape(1, 3, 1, 1).astype(np.float32))
     nodes.append(ir.node("Sub", [nodes[-1].outputs[0], offset]))
-    if stem is not None and foldable:
-        weight = constant(stem.inputs[1])
-        assert weight is not None and stem.inputs[1] is not None
+    if stem is not None and weight is not None and foldable:
         folded = (weight.astype(np.float64) * scale.reshape(1, 3, 1, 1))[:, order].astype(np.float32)
-        stem.replace_input_with(1, _initializer(graph, stem.inputs[1].name or "stem.weight", folded))
+        stem.replace_input_with(1, _initializer(graph, _name(stem.inputs[1]), folded))
     else:
         factor = _initializer(graph, "scale", scale.reshape(1, 3, 1, 1).astype(np.float32))
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], factor]))
@@ -63,10 +62,14 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     return True
 
 
+def _name(weight: ir.Value | None) -> str:
+    return (weight.name if weight is not None else None) or "stem.weight"
+
+
 def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Registers a constant, in place of one of the same name that is about to lose its last reader."""
     value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.dtype, value.shape = value.const_value.dtype, value.const_value.shape  # type: ignore[union-attr]
+    value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
     graph.initializers.pop(name, None)
     graph.register_initializer(value)
     return value

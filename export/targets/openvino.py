@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 REFUSED: dict[Precision, str] = {}
 
+_MOVES = frozenset({"Const", "Input", "Output", "Reorder", "Reshape", "Transpose", "Convert"})
+"""Executed nodes that compute nothing."""
+
 _WEIGHT_BITS: dict[Isa, int] = {"x86-vnni": 8, "x86": 7, "arm64": 8}
 
 
@@ -36,12 +40,11 @@ def compile_artifact(graph: Graph, precision: Precision, plan: QuantPlan | None,
         return _artifact(_read(graph.proto), precision, None, None, ())
     model = graph.ir_model()
     placement = place(model, plan, rules(_WEIGHT_BITS[isa]))
-    notes = tuple(f"{name} stays in float: {reason}" for name, reason in placement.floats.items())
-    return _artifact(_read(Graph.from_ir(model).proto), precision, isa, placement.padding, notes)
+    return _artifact(_read(Graph.from_ir(model).proto), precision, isa, placement.padding, placement.notes())
 
 
 def rules(weight_bits: int) -> Rules:
-    """What OpenVINO wants: activations quantized where they are read, so that what follows a convolution fuses into it."""
+    """What OpenVINO wants: activations quantized where they are read, so that what precedes fuses into the producer."""
     return Rules(
         quantized=frozenset({"Conv", "Gemm", "MatMul", "Add"}),
         closed=frozenset(),
@@ -95,6 +98,10 @@ def _artifact(
 ) -> Artifact:
     import openvino
 
+    # OpenVINO numbers the operations that it adds across the whole process; equal graphs shall be equal files.
+    for index, operation in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(rf"{operation.get_type_name()}_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{operation.get_type_name()}:{index}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
@@ -111,7 +118,7 @@ def _artifact(
 
 
 def executed_kinds(structure: bytes, weights: bytes) -> Counter[tuple[str, str]]:
-    """What OpenVINO executes on this machine: (operation, type it computes in) to number, without constants."""
+    """What OpenVINO executes on this machine: (operation, type that it computes in) to number, without mere moves."""
     import openvino
 
     core = openvino.Core()
@@ -120,7 +127,7 @@ def executed_kinds(structure: bytes, weights: bytes) -> Counter[tuple[str, str]]
     for operation in compiled.get_runtime_model().get_ordered_ops():
         info = operation.get_rt_info()
         kind, precision = (_text(info[key]) for key in ("layerType", "runtimePrecision"))
-        if kind not in {"Const", "Input", "Output"}:
+        if kind not in _MOVES:
             kinds[kind, precision] += 1
     return kinds
 
