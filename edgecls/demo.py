@@ -103,7 +103,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
         ),
     )
     calibration = ImageSet.from_folder(data / "calibration")
-    with progress.stage("exporting the graph"):
+    with progress.stage("Exporting the graph"):
         traced = trace(classifier)
     bundles = []
     for target in engine_names():
@@ -201,7 +201,7 @@ def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, progres
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_EPOCHS * batches)
     network.train()
-    with progress.stage("training", _EPOCHS) as advance:
+    with progress.stage("Training", _EPOCHS) as advance:
         for _ in range(_EPOCHS):
             order = torch.randperm(len(images))
             for batch in order[: batches * _BATCH].view(batches, _BATCH):

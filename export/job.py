@@ -18,8 +18,9 @@ from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, make_plan
 from edgecls.export.pack import golden_pictures, members_of, write_bundle
 from edgecls.export.targets import Artifact, target_module
-from edgecls.export.trace import Trace, trace
+from edgecls.export.trace import Trace, run_onnx, trace
 from edgecls.models.classifier import Classifier
+from edgecls.runtime.atomic_file import refuse_unwritable
 from edgecls.runtime.bundle import (
     CalibrationRecord,
     GoldenSample,
@@ -113,6 +114,8 @@ def export_bundle(
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
     _refuse_early(target, precision, calibration, plan, quantizer, output)
+    if not check:
+        refuse_unwritable(output)
     drawn = None
     if precision == "int8" and plan is None and calibration is not None:
         with progress.stage("Checking the calibration pictures"):
@@ -232,10 +235,10 @@ def _assemble(
         golden_tolerance=1.0,
         members=members_of(files),
     )
-    return _with_golden(manifest, artifact, pictures), files
+    return _with_golden(manifest, artifact, graph, pictures), files
 
 
-def _with_golden(manifest: Manifest, artifact: Artifact, pictures: dict[str, bytes]) -> Manifest:
+def _with_golden(manifest: Manifest, artifact: Artifact, graph: Graph, pictures: dict[str, bytes]) -> Manifest:
     engine = engine_module(manifest.target).open_engine(list(artifact.files.values()), manifest, cpu_count())
     samples, largest = [], 1.0
     try:
@@ -249,6 +252,13 @@ def _with_golden(manifest: Manifest, artifact: Artifact, pictures: dict[str, byt
                     "were expected. Nothing was written."
                 )
             largest = max(largest, float(np.abs(logits).max()))
+            if manifest.precision == "fp32":
+                difference = float(np.abs(logits - run_onnx(graph.proto, pixels[None])[0]).max())
+                if difference > 1e-3 * largest:
+                    raise EngineError(
+                        f"{manifest.name}: the engine's logits are up to {difference:.3g} off the float graph's where "
+                        f"{1e-3 * largest:.3g} is allowed. Nothing was written. Choose another --target, and report it."
+                    )
             samples.append(GoldenSample(name, hashlib.sha256(pixels.tobytes()).hexdigest(), tuple(map(float, logits))))
     finally:
         engine.close()

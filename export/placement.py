@@ -120,9 +120,12 @@ def _unfit(node: ir.Node) -> str | None:
         weight = constant(node.inputs[1])
         if weight is None:
             return None if node.op_type == "MatMul" else "its weight is computed"
+        if weight.dtype != np.float32:
+            return f"it computes in {weight.dtype}"
         if node.op_type == "MatMul" and weight.ndim != 2:
             return "its weight is not a matrix"
-        return None
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        return "its bias is not one number a channel" if bias is not None and bias.ndim != 1 else None
     inputs = [value for value in node.inputs if value is not None]
     if node.op_type in {"Add", "Mul", "Concat"} and not all(is_activation(value) for value in inputs):
         return "one side is a constant"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 from click.core import ParameterSource
 
-from edgecls.console import Console, size_text
+from edgecls.console import Console, quoted, size_text
 from edgecls.options import model_options, output_option, output_options, seed_option, threads_option
 from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, one_of
 
@@ -82,8 +82,11 @@ def command(
     """
     precision = _precision(context, {"fp32": fp32, "fp16": fp16, "int8": int8})
     _settle_quantization(context, precision, calibration, options)
-    from edgecls.export.job import export_bundle
+    from edgecls.extra import needs_extra
     from edgecls.runtime import ImageSet
+
+    with needs_extra("export", "Exporting"):
+        from edgecls.export.job import export_bundle
 
     with console.work() as progress:
         images = None if calibration is None else ImageSet.from_folder(calibration)
@@ -114,9 +117,9 @@ def command(
     console.result(document, "\n".join(lines))
     if result.path is not None:
         console.next(
-            f"edgecls bench {result.path} --data DIR --reference FP32.edgecls -o report.json"
+            f"edgecls bench {quoted(result.path)} --data DIR --reference FP32.edgecls -o report.json"
             if precision == "int8"
-            else f"edgecls classify {result.path} IMAGE"
+            else f"edgecls classify {quoted(result.path)} IMAGE"
         )
     return 0
 

@@ -38,7 +38,8 @@ def feed_bytes(model: ir.Model) -> ByteStem | None:
         value of every other tensor changes by rounding only.
 
     Returns:
-        None, and an unchanged model, where the graph does not begin so, or where no byte means the mean at its border.
+        None, and an unchanged model, where the graph does not begin so, where its bias is computed, or where no byte
+            means the mean at its border.
     """
     graph = model.graph
     chain = _chain(graph)
@@ -46,7 +47,15 @@ def feed_bytes(model: ir.Model) -> ByteStem | None:
         return None
     planes, cast, sub, conv = chain
     offset, weight = constant(sub.inputs[1]), constant(conv.inputs[1])
-    if offset is None or weight is None or offset.size != 3 or weight.shape[1] != 3:
+    given = conv.inputs[2] if len(conv.inputs) > 2 else None
+    bias = constant(given)
+    if (
+        offset is None
+        or weight is None
+        or offset.size != 3
+        or weight.shape[1] != 3
+        or (given is not None and bias is None)
+    ):
         return None
     mean = offset.astype(np.float64).reshape(3)
     red, green, blue = (int(m) for m in np.rint(mean))
@@ -57,7 +66,6 @@ def feed_bytes(model: ir.Model) -> ByteStem | None:
         return None
     zero_point = red if one and 0 <= red <= 255 else 0
 
-    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
     moved = np.einsum("oihw,i->o", weight.astype(np.float64), zero_point - mean)
     if bias is not None:
         moved = moved + bias.astype(np.float64)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecls.calibration.graph import INPUT, constant, only_consumer
+from edgecls.export.qdq import register
 from edgecls.runtime.preprocess import Preprocess
 
 
@@ -41,17 +42,17 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     foldable = weight is not None and weight.shape[1] == 3
     if swap and not foldable:
         nodes.append(
-            ir.node("Gather", [nodes[-1].outputs[0], _initializer(graph, "bgr", np.asarray([2, 1, 0]))], {"axis": 1})
+            ir.node("Gather", [nodes[-1].outputs[0], register(graph, "bgr", np.asarray([2, 1, 0]))], {"axis": 1})
         )
     # Before a swap inside the weights, channels are still RGB; mean and std are given in the network's order.
     order = slice(None, None, -1) if swap and foldable else slice(None)
-    offset = _initializer(graph, "mean", mean[order].reshape(1, 3, 1, 1).astype(np.float32))
+    offset = register(graph, "mean", mean[order].reshape(1, 3, 1, 1).astype(np.float32))
     nodes.append(ir.node("Sub", [nodes[-1].outputs[0], offset]))
     if stem is not None and weight is not None and foldable:
         folded = (weight.astype(np.float64) * scale.reshape(1, 3, 1, 1))[:, order].astype(np.float32)
-        stem.replace_input_with(1, _initializer(graph, _name(stem.inputs[1]), folded))
+        _replace_weight(graph, stem, folded)
     else:
-        factor = _initializer(graph, "scale", scale.reshape(1, 3, 1, 1).astype(np.float32))
+        factor = register(graph, "scale", scale.reshape(1, 3, 1, 1).astype(np.float32))
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], factor]))
     for node in nodes:
         node.outputs[0].dtype = ir.DataType.UINT8 if node is planes else ir.DataType.FLOAT
@@ -62,14 +63,11 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     return True
 
 
-def _name(weight: ir.Value | None) -> str:
-    return (weight.name if weight is not None else None) or "stem.weight"
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Registers a constant, in place of one of the same name that is about to lose its last reader."""
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
-    graph.initializers.pop(name, None)
-    graph.register_initializer(value)
-    return value
+def _replace_weight(graph: ir.Graph, conv: ir.Node, weight: np.ndarray) -> None:
+    """Gives a convolution another weight, under the old one's name unless somebody else still reads that."""
+    old = conv.inputs[1]
+    name = (old.name if old is not None else None) or "stem.weight"
+    conv.replace_input_with(1, None)
+    if old is not None and not old.uses():
+        graph.initializers.pop(name, None)
+    conv.replace_input_with(1, register(graph, name, weight))

@@ -15,6 +15,7 @@ from edgecls.export.placement import Rules, place
 from edgecls.export.targets import Artifact
 from edgecls.runtime.bundle import Passport, Precision
 from edgecls.runtime.cpu import Isa
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 from edgecls.runtime.errors import EngineError, MissingExtraError
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
@@ -95,7 +96,7 @@ def optimised_kinds(proto: bytes, *, int8_activations: bool = False) -> tuple[st
         EngineError: ONNX Runtime refuses the graph: a bug of ours.
     """
     try:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "exporting for onnxruntime", str(error)) from error
     options = ort.SessionOptions()

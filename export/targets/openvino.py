@@ -75,11 +75,27 @@ def quantize_with_nncf(graph: Graph, crops: Sequence[NDArray[np.uint8]], isa: Is
 
 
 def _squeezes(node: ir.Node) -> str | None:
-    """Squeeze-and-excitation blocks work on 1 × 1 pixels: conversions would cost more than the products."""
-    shape = node.inputs[0].shape if node.op_type == "Conv" and node.inputs[0] is not None else None
-    if shape is not None and list(shape)[2:] == [1, 1]:
-        return "it works on single pixels (squeeze-and-excitation), where float is faster"
+    """Squeeze-and-excitation blocks work on 1 × 1 pixels: conversions would cost more than the products.
+
+    A convolution of single pixels that gates nothing (a head) is a matrix product like any other.
+    """
+    if node.op_type != "Conv" or not _is_pixel(node.inputs[0]):
+        return None
+    ahead, seen = [node.outputs[0]], set()
+    while ahead:
+        for use in ahead.pop().uses():
+            value = use.node.outputs[0]
+            if use.node.op_type == "Mul" and value.shape is not None and not _is_pixel(value):
+                return "it works on single pixels (squeeze-and-excitation), where float is faster"
+            if _is_pixel(value) and value not in seen:
+                seen.add(value)
+                ahead.append(value)
     return None
+
+
+def _is_pixel(value: ir.Value | None) -> bool:
+    """Whether a tensor is `[batch, channels, 1, 1]`."""
+    return value is not None and value.shape is not None and list(value.shape)[2:] == [1, 1]
 
 
 def _read(proto: bytes) -> openvino.Model:
@@ -118,11 +134,20 @@ def _artifact(
 
 
 def executed_kinds(structure: bytes, weights: bytes) -> Counter[tuple[str, str]]:
-    """What OpenVINO executes on this machine: (operation, type that it computes in) to number, without mere moves."""
+    """What OpenVINO executes on this machine: (operation, type that it computes in) to number, without mere moves.
+
+    Raises:
+        EngineError: OpenVINO does not compile the graph: a bug of ours or of its.
+    """
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(structure, weights), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    try:
+        compiled = core.compile_model(core.read_model(structure, weights), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except Exception as error:
+        raise EngineError(
+            f"OpenVINO {openvino.__version__} does not compile the graph that we made: {error}"
+        ) from error
     kinds: Counter[tuple[str, str]] = Counter()
     for operation in compiled.get_runtime_model().get_ordered_ops():
         info = operation.get_rt_info()

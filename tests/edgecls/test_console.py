@@ -54,7 +54,7 @@ def test_json_has_no_nan():
 
 def test_columns_line_up():
     lines = table_text(("name", "ms"), [("a", "10.25"), ("longer", "9")]).splitlines()
-    assert [line.rstrip() for line in lines] == ["name       ms", "──────  ─────", "a       10.25", "longer      9"]
+    assert [line.rstrip() for line in lines] == ["name       ms", "------  -----", "a       10.25", "longer      9"]
 
 
 def test_sizes_are_for_people():

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from edgecls.calibration.graph import Graph
 from edgecls.export.passes.feed_bytes import feed_bytes
+from edgecls.export.passes.fold_gemm_factors import fold_gemm_factors
 from edgecls.export.passes.name_by_module import name_by_module
+from edgecls.export.passes.resolve_auto_pad import resolve_auto_pad
 from edgecls.export.passes.restore_average_pool import restore_average_pool
 from edgecls.export.passes.take_bytes import take_bytes
 from edgecls.export.qdq import dequantize_codes
@@ -156,3 +158,97 @@ def test_names_come_from_modules_and_are_the_same_every_time():
     assert name_by_module(model)
     assert [node.name for node in model.graph] == ["Relu_0", "block.fc", "Relu_1", "Gemm_0", "Relu_2"]
     assert [node.outputs[0].name for node in model.graph] == ["Relu_0", "block.fc", "Relu_1", "Gemm_0", "logits"]
+
+
+@pytest.mark.parametrize("kind", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("operation", ["Conv", "MaxPool", "AveragePool"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_automatic_padding_is_written_out(kind, operation, stride):
+    weight = ", w" if operation == "Conv" else ""
+    model = parsed(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2, 8, 7] x) => (float[n, c, h, k] y) <float[1, 2, 3, 2] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}}>
+        {{ y = {operation}<auto_pad = "{kind}", kernel_shape = [3, 2], strides = [{stride}, {stride}]>(x{weight}) }}"""
+    )
+    values = np.random.default_rng(0).normal(size=(2, 2, 8, 7)).astype(np.float32)
+    before = run_onnx(proto_of(model), values)
+    assert resolve_auto_pad(model)
+    assert not resolve_auto_pad(model)
+    assert "auto_pad" not in model.graph[0].attributes
+    np.testing.assert_allclose(run_onnx(Graph.from_ir(model).proto, values), before, atol=1e-5)
+
+
+def test_automatic_padding_of_unknown_sides_stays():
+    model = parsed(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2, h, w] x) => (float[n, 2, a, b] y)
+        { y = MaxPool<auto_pad = "SAME_UPPER", kernel_shape = [3, 3], strides = [2, 2]>(x) }"""
+    )
+    assert not resolve_auto_pad(model)
+
+
+@pytest.mark.parametrize(
+    ("bias", "values", "factors"),
+    [
+        ("float[3] b = {1, 2, 3}", ", b", "alpha = 0.5, beta = 2.0"),
+        ("float[1, 3] b = {1, 2, 3}", ", b", "alpha = 1.0"),
+        ("float[1] b = {4}", ", b", "beta = 0.25"),
+        ("float b = {4}", ", b", "beta = 1.0"),
+        ("float b = {4}", "", "alpha = 3.0"),
+    ],
+)
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_factors_of_a_gemm_go_into_its_weight_and_bias(bias, values, factors, transposed):
+    shape = "[3, 2]" if transposed else "[2, 3]"
+    model = parsed(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2] x) => (float[n, 3] y) <float{shape} w = {{1, 2, 3, 4, 5, 6}}, {bias}>
+        {{ y = Gemm<{factors}, transB = {transposed}>(x, w{values}) }}"""
+    )
+    pictures = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    before = run_onnx(proto_of(model), pictures)
+    assert fold_gemm_factors(model)
+    assert not fold_gemm_factors(model)
+    gemm = model.graph[0]
+    assert set(gemm.attributes) == {"transB"}
+    assert [value.shape for value in gemm.inputs[2:]] == ([ir.Shape([3])] if values else [])
+    np.testing.assert_allclose(run_onnx(Graph.from_ir(model).proto, pictures), before, atol=1e-5)
+
+
+def test_a_gemm_with_a_computed_bias_stays():
+    model = parsed(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2] x) => (float[n, 2] y) <float[2, 2] w = {1, 2, 3, 4}>
+        { b = Relu(x) y = Gemm<alpha = 2.0>(x, w, b) }"""
+    )
+    assert not fold_gemm_factors(model)
+
+
+def test_a_stem_with_a_computed_bias_is_not_fed_bytes():
+    model = parsed(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 3, 4, 4] x) => (float[n, 32] logits)
+        <float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}, float[2] one = {1, 1}>
+        { b = Relu(one) y = Conv(x, w, b) logits = Flatten(y) }"""
+    )
+    take_bytes(model, Preprocess(resize_px=4, crop_px=4, **IMAGENET))
+    assert feed_bytes(model) is None
+
+
+def test_names_and_weights_of_the_network_survive_the_bytes():
+    """Constants called as ours are, and a stem's weight that another convolution reads too."""
+    model = parsed(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 3, 4, 4] x) => (float[n, 48] last)
+        <float[3, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float mean = {2}, float scale = {3}, float image = {4},
+         float logits = {5}>
+        { a = Conv(x, w) b = Mul(a, scale) c = Add(b, mean) d = Conv(c, w) e = Add(d, image) f = Mul(e, logits)
+          last = Flatten(f) }"""
+    )
+    preprocess = Preprocess(resize_px=4, crop_px=4, **IMAGENET)
+    pictures = probe_pictures(4, 2)
+    expected = run_onnx(proto_of(model), normalized(pictures, preprocess))
+    take_bytes(model, preprocess)
+    model.graph.outputs[0].name = "logits"
+    name_by_module(model)
+    np.testing.assert_allclose(run_onnx(Graph.from_ir(model).proto, pictures), expected, rtol=1e-4)

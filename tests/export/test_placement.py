@@ -2,7 +2,10 @@
 
 import msgspec
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
+from networks import plan_of
 
 from edgecls.calibration.graph import Graph
 from edgecls.export.placement import place
@@ -22,8 +25,8 @@ def placed(small, rules, plan=None):
     return model, placement, Graph.from_ir(model)
 
 
-def disagreement(small, placement, quantized):
-    pictures = probe_pictures(32, 32)
+def disagreement(small, placement, quantized, side=32):
+    pictures = probe_pictures(side, 32)
     expected = run_onnx(small[1].proto, pictures)
     got = run_onnx(quantized.proto, Session.pad(pictures, placement.padding))
     return np.abs(got - expected).max() / np.abs(expected).max()
@@ -90,3 +93,20 @@ def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
     assert (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear")
     for index in (1, 2):
         assert before.inputs[index].const_value.numpy() == after.inputs[index].const_value.numpy()
+
+
+def test_what_computes_in_half_precision_stays_in_float_and_is_told():
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 2] logits)
+        <float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}, float16[2, 2, 1, 1] half = {1, 2, 3, 4}, float[1] mean = {9}>
+        { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) a = Conv(s, w)
+          h = Cast<to = 10>(a) c = Conv(h, half) b = Cast<to = 1>(c) g2 = GlobalAveragePool(b) logits = Flatten(g2) }"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    plan = plan_of(graph, probe_pictures(8, 16))
+    _, placement, quantized = placed((None, graph, plan), ORT)
+    assert placement.floats == {"c": "it computes in float16"}
+    assert disagreement((None, graph, plan), placement, quantized, side=8) < 0.1

@@ -121,3 +121,88 @@ def test_the_exporter_keeps_quiet(small, capfd):
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert isinstance(sys.modules["torch"], types.ModuleType)
+
+
+def onnx_file(path, text, ir_version=8, opset=17):
+    onnx.save(onnx.parser.parse_model(f"""<ir_version: {ir_version}, opset_import: ["": {opset}]> {text}"""), path)
+    return dataclasses.replace(classifier(torch.nn.Identity(), crop_px=8, classes=2), source=path)
+
+
+WEIGHTS = "float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}"
+
+
+def test_a_file_of_the_oldest_format_lists_its_weights_as_inputs(tmp_path):
+    opened = onnx_file(
+        tmp_path / "old.onnx",
+        f"""g (float[2, 3, 1, 1] w, float[1, 3, 8, 8] x) => (float[1, 2] y) <{WEIGHTS}>
+        {{ a = Conv(x, w) b = GlobalAveragePool(a) y = Flatten(b) }}""",
+        ir_version=3,
+        opset=7,
+    )
+    (given, _) = interface(trace(opened).graph)
+    assert given == (INPUT, "tensor(uint8)", ["batch", 8, 8, 3])
+
+
+def test_a_batch_that_cannot_be_freed_is_refused_with_the_remedy(tmp_path):
+    opened = onnx_file(
+        tmp_path / "token.onnx",
+        f"""g (float[1, 3, 8, 8] x) => (float[1, 2] y) <{WEIGHTS}, float[1, 2, 1, 1] token = {{1, 2}}>
+        {{ a = Conv(x, w) b = GlobalAveragePool(a) c = Concat<axis = 2>(token, b)
+           y = ReduceMax<keepdims = 0, axes = [2, 3]>(c) }}""",
+    )
+    with pytest.raises(UnsupportedError, match="dynamic batch axis"):
+        trace(opened)
+
+
+def test_a_picture_whose_answer_depends_on_its_batch_misses_parity(tmp_path):
+    opened = onnx_file(
+        tmp_path / "mix.onnx",
+        f"""g (float[n, 3, 8, 8] x) => (float[n, 2] y) <{WEIGHTS}>
+        {{ a = Conv(x, w) b = GlobalAveragePool(a) c = Flatten(b) m = ReduceMean<axes = [0]>(c) y = Sub(c, m) }}""",
+    )
+    with pytest.raises(EngineError, match="the other pictures of a batch"):
+        trace(opened)
+
+
+def test_a_quantized_file_is_refused(tmp_path):
+    opened = onnx_file(
+        tmp_path / "int8.onnx",
+        f"""g (float[n, 3, 8, 8] x) => (float[n, 2] y) <{WEIGHTS}, float s = {{0.1}}, uint8 z = {{3}}>
+        {{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) a = Conv(d, w) b = GlobalAveragePool(a)
+           y = Flatten(b) }}""",
+    )
+    with pytest.raises(InputError, match="quantized already"):
+        trace(opened)
+
+
+def test_parallel_branches_of_timm_are_merged():
+    from edgecls.models import torchvision_operators  # noqa: F401 (timm imports torchvision)
+
+    timm = pytest.importorskip("timm")
+    network = settle(timm.create_model("repvgg_a0", num_classes=7))
+    kinds = [node.op_type for node in onnx.load_model_from_string(trace(classifier(network)).graph.proto).graph.node]
+    assert kinds.count("Conv") == 22
+    assert "Add" not in kinds
+
+
+class Standardised(torch.nn.Module):
+    """Its weights are computed from its parameters, and so is what it adds: larger than optimisers like to fold."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 512, 3)
+        self.mix = torch.nn.Conv2d(512, 7, 3, bias=False)
+        self.register_buffer("table", torch.linspace(-1, 1, 7 * 100).reshape(7, 100))
+
+    def forward(self, x):
+        weight = self.mix.weight
+        y = torch.nn.functional.conv2d(self.conv(x).relu(), (weight - weight.mean()) / weight.std())
+        return y.mean((2, 3)) + self.table.square().mean(1)
+
+
+def test_what_does_not_depend_on_the_picture_is_a_constant():
+    graph = trace(classifier(settle(Standardised()), crop_px=8)).graph
+    nodes = onnx.load_model_from_string(graph.proto).graph.node
+    assert [n.op_type for n in nodes] == [
+        "Transpose", "Cast", "Sub", "Conv", "Relu", "Conv", "GlobalAveragePool", "Flatten", "Add",
+    ]  # fmt: skip
