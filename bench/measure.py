@@ -38,6 +38,7 @@ from edgecls.bench.report import (
     write_report,
 )
 from edgecls.bench.subject import Subject, common_labels, open_subjects, refuse_overlap
+from edgecls.runtime.atomic_file import refuse_unwritable
 from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import InputError
@@ -91,7 +92,7 @@ def measure(
     _check_options(latency or accuracy, limit, threads, output)
     subjects, reference_run = open_subjects(bundles, reference, progress)
     labels = common_labels(subjects)
-    images = ImageSet.from_folder(data, labels)
+    images = ImageSet.from_folder(data, labels, tolerant=True)
     if limit is not None:
         images = images.take(limit)
     refuse_overlap(subjects, images)
@@ -111,7 +112,8 @@ def measure(
         _run(index, subject, engines[index], answers, bench, reference_run, labels, output)
         for index, subject in enumerate(subjects)
     )
-    reasons = [f"cannot read {image.path}: {why}" for image, why in unreadable]
+    reasons = [f"cannot read {path}: {why}" for path, why in images.missing]
+    reasons += [f"cannot read {image.path}: {why}" for image, why in unreadable]
     if bench is not None and throttled(before, after):
         reasons.append("the CPUs were slowed for heat while measuring: cool the device and measure again")
     report = Report(
@@ -145,10 +147,11 @@ def _check_options(anything: bool, limit: int | None, threads: int, output: Path
         raise InputError(f"{threads} threads cannot run anything: give at least 1")
     if not output.resolve().parent.is_dir():
         raise InputError(f"the folder of {output} does not exist: create it or choose another `-o`")
+    refuse_unwritable(output)
 
 
 def _classify(sessions: Sequence[Session], images: ImageSet, reference_run: int | None, progress: Progress) -> Answers:
-    with progress.stage("measuring accuracy", len(images.images)) as advance:
+    with progress.stage("Measuring accuracy", len(images.images)) as advance:
         return classify_images(sessions, images, reference_run, advance)
 
 
@@ -169,7 +172,7 @@ class _LatencyBench:
             Variant(subject.name, Path(subject.bundle.path), subject.bundle.sha256, crop)
             for subject, crop in zip(self._subjects, crops, strict=True)
         ]
-        with progress.stage("measuring latency", self.profile.launches * rounds(self.profile)) as advance:
+        with progress.stage("Measuring latency", self.profile.launches * rounds(self.profile)) as advance:
             self.traces = time_variants(
                 variants,
                 pictures,
@@ -272,8 +275,8 @@ def _tool(seed: int, threads: int, profile: Profile | None) -> Tool:
 def _dataset(images: ImageSet, n_unreadable: int, limit: int | None) -> Dataset:
     return Dataset(
         sha256=images.digest,
-        n=len(images.images),
-        n_unreadable=n_unreadable,
+        n=len(images.images) + len(images.missing),
+        n_unreadable=len(images.missing) + n_unreadable,
         n_folders=len({image.folder for image in images.images} - {None}),
         labelled=all(image.label is not None for image in images.images),
         limit=limit,

@@ -137,7 +137,8 @@ def refuse_overlap(subjects: Sequence[Subject], images: ImageSet) -> None:
 
 
 def _stem(bundle: Bundle) -> str:
-    return Path(bundle.path).name.removesuffix(".edgecls")
+    # A name that is not UTF-8 could not be written to a report.
+    return Path(bundle.path).name.removesuffix(".edgecls").encode("utf-8", "backslashreplace").decode()
 
 
 def _difference(one: Labels, other: Labels) -> str:

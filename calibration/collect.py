@@ -6,7 +6,6 @@ import concurrent.futures
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from edgecls.calibration.graph import INPUT, Graph
 from edgecls.calibration.histogram import Histogram
 from edgecls.calibration.plan import activations
 from edgecls.runtime.cpu import cpu_count
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 from edgecls.runtime.errors import EngineError, InputError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.preprocess import Preprocess
@@ -71,17 +71,15 @@ def collect_histograms(
     Raises:
         InputError: An activation is not finite: the checkpoint is broken.
     """
-    import onnxruntime as ort
-
+    ort = import_onnxruntime()
     model = graph.ir_model()
     names = [value.name for value in activations(model) if value.name]
-    model.graph.outputs[:] = [value for value in activations(model)]
+    model.graph.outputs[:] = activations(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or cpu_count()
+    options.log_severity_level = 4  # What fails is raised.
     try:
-        session = ort.InferenceSession(
-            _bytes_of(model), options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(_bytes_of(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineError(f"ONNX Runtime does not load the float graph: {error}") from error
     histograms = {name: Histogram() for name in names}
@@ -104,5 +102,4 @@ def collect_histograms(
 
 
 def _bytes_of(model: ir.Model) -> bytes:
-    proto: onnx.ModelProto = ir.to_proto(model)
-    return proto.SerializeToString()
+    return bytes(ir.to_proto(model).SerializeToString())

@@ -49,7 +49,7 @@ class Histogram:
         self.zeros += flat.size - int(np.count_nonzero(flat))
         exponent = max(self._exponent, _smallest_exponent(self.minimum, self.maximum))
         first, last = _bin(low, exponent), _bin(high, exponent)
-        # Scaling by a power of two is exact, so that floor() finds the same bin as it would in real arithmetic.
+        # Scaling by a power of two is exact but for denormals: floor() finds the bin that real arithmetic would.
         index = np.floor(np.ldexp(flat, -exponent)).astype(np.int32)
         counts = np.bincount(index - first, minlength=last - first + 1)
         self._coarsen(exponent)
@@ -57,8 +57,8 @@ class Histogram:
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Edges, `float64 [bins + 1]`, ascending, and counts, `int64 [bins]`."""
-        width = math.ldexp(1.0, self._exponent)
-        return (self._start + np.arange(len(self._counts) + 1)) * width, self._counts
+        edges = np.arange(self._start, self._start + len(self._counts) + 1, dtype=np.float64)
+        return edges * math.ldexp(1.0, self._exponent), self._counts
 
     def _coarsen(self, exponent: int) -> None:
         shift = exponent - self._exponent

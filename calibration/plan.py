@@ -91,7 +91,7 @@ class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", t
             if name not in nodes:
                 return f"the graph has no node {name!r}"
         needed = {value.name: value for value in activations(model)}
-        if missing := sorted(set(needed) - set(self.tensors)):  # type: ignore[type-var]
+        if missing := sorted(set(needed) - set(self.tensors)):
             return f"it has no range for the tensor {missing[0]!r}"
         for name, tensor in self.tensors.items():
             low, high = tensor.asymmetric

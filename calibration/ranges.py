@@ -29,7 +29,9 @@ def mse_range(histogram: Histogram, floor: float = -np.inf, ceiling: float = np.
     highs = _thin(np.unique(np.maximum(edges, 0.0)))
     step = (highs[None, :] - lows[:, None]) / 255
     error = (
-        np.interp(lows, edges, clipped_low)[:, None] + np.interp(highs, edges, clipped_high)[None, :] + inside * step**2 / 12
+        np.interp(lows, edges, clipped_low)[:, None]
+        + np.interp(highs, edges, clipped_high)[None, :]
+        + inside * step**2 / 12
     )
     error[step <= 0] = np.inf
     if not np.isfinite(error).any():  # Nothing but zeros was seen.
@@ -76,4 +78,5 @@ def _clipping(
 def _thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) <= _CANDIDATES:
         return values
-    return values[np.unique(np.linspace(0, len(values) - 1, _CANDIDATES).round().astype(int))]
+    thinned: NDArray[np.float64] = values[np.unique(np.linspace(0, len(values) - 1, _CANDIDATES).round().astype(int))]
+    return thinned

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,7 +57,10 @@ class Console:
 
     def result(self, document: Any, text: str) -> None:
         """Prints the result: the document with `--json`, otherwise the text."""
-        print(json_text(document) if self.json else text)
+        if self.json:
+            print_json(document)
+        else:
+            print(text)
 
     def next(self, command: str) -> None:
         """Prints the next useful command."""
@@ -66,7 +72,26 @@ def json_text(document: Any) -> str:
     """A document of builtins, msgspec records, dataclasses and paths as indented JSON; NaN becomes null."""
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(document, enc_hook=str), indent=2).decode()
+    return msgspec.json.format(
+        msgspec.json.encode(document, enc_hook=lambda value: printable(str(value))), indent=2
+    ).decode()
+
+
+def print_json(document: Any) -> None:
+    """Prints a document as UTF-8, which JSON is whatever the terminal speaks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(json_text(document), flush=True)
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it, for commands that are shown to be copied."""
+    return shlex.quote(str(path))
+
+
+def printable(text: str) -> str:
+    """The text with the bytes of a file name that are no UTF-8 escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def table_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -81,7 +106,7 @@ def table_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         return "  ".join(cells).rstrip()
 
-    return "\n".join([aligned(head), "  ".join("─" * width for width in widths), *map(aligned, rows)])
+    return "\n".join([aligned(head), "  ".join("-" * width for width in widths), *map(aligned, rows)])
 
 
 def size_text(size_bytes: int) -> str:

@@ -6,6 +6,7 @@ the product's own functions turn it into bundles, measure them and judge them, a
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from edgecls.runtime import ImageSet, InputError, Labels, MissingExtraError, Preprocess
 from edgecls.runtime.bundle import Precision
 from edgecls.runtime.engines import engine_names
-from edgecls.runtime.progress import Progress, SilentProgress
+from edgecls.runtime.progress import Advance, Progress, SilentProgress
 
 if TYPE_CHECKING:
     import torch
@@ -28,15 +29,29 @@ MAX_DROP_PP = 2.0
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 _MODEL = "torchvision:mobilenet_v3_small"
-_SIDE_PX = 32
+_SIDE_PX = 64
 _PREPROCESS = Preprocess(resize_px=_SIDE_PX, crop_px=_SIDE_PX, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 _LABELS = Labels(names=tuple("0123456789"))
 _PARTS = {"test": 450, "calibration": 160}
 """Pictures of each part; the rest trains."""
-_EPOCHS = 18
+_EPOCHS = 9
 _BATCH = 64
 _LEARNING_RATE = 4e-3
-_SHIFT_PX = 3
+_SHIFT_PX = 6
+
+
+class _StagesOnly:
+    """Passes on the stages and drops the exports' notes: a newcomer reads the table."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Passes it on."""
+        return self._progress.stage(title, total)
+
+    def note(self, message: str) -> None:
+        """Drops it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
     from edgecls.bench.gate import judge
     from edgecls.bench.measure import measure
     from edgecls.export.job import export_bundle
+    from edgecls.export.trace import trace
     from edgecls.models import PreprocessOverride, open_classifier
 
     data, checkpoint, labels = folder / "data", folder / "digits.safetensors", folder / "labels.txt"
@@ -87,6 +103,8 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
         ),
     )
     calibration = ImageSet.from_folder(data / "calibration")
+    with progress.stage("Exporting the graph"):
+        traced = trace(classifier)
     bundles = []
     for target in engine_names():
         for precision in _PRECISIONS:
@@ -98,7 +116,8 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
                 output=path,
                 calibration=calibration,
                 seed=seed,
-                progress=progress,
+                traced=traced,
+                progress=_StagesOnly(progress),
             )
             bundles.append(path)
     report_path = folder / "report.json"
@@ -182,7 +201,7 @@ def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, progres
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_EPOCHS * batches)
     network.train()
-    with progress.stage("training", _EPOCHS) as advance:
+    with progress.stage("Training", _EPOCHS) as advance:
         for _ in range(_EPOCHS):
             order = torch.randperm(len(images))
             for batch in order[: batches * _BATCH].view(batches, _BATCH):
@@ -197,7 +216,7 @@ def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, progres
 
 
 def _tensors(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """A folder's pictures as the device will see them, float32 `[n, 3, 32, 32]` normalised, and their classes."""
+    """A folder's pictures as the device will see them, float32 `[n, 3, 64, 64]` normalised, and their classes."""
     import torch
 
     image_set = ImageSet.from_folder(folder, _LABELS)

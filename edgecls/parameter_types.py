@@ -107,4 +107,6 @@ def output_file(value: str | Path) -> Path:
         raise click.BadParameter(f"{path} is a folder; give a file name.")
     if not path.parent.is_dir():
         raise click.BadParameter(f"the folder {path.parent} does not exist; create it first.")
+    if not path.name.isprintable():
+        raise click.BadParameter(f"{path.name!r} holds characters that cannot be printed; give another file name.")
     return path

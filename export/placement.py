@@ -59,6 +59,17 @@ class Placement:
     floats: dict[str, str]
     """Weighted nodes that stayed in float, each with the reason."""
 
+    def notes(self) -> tuple[str, ...]:
+        """What stayed in float, one sentence a reason."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.floats.items():
+            reasons.setdefault(reason, []).append(name)
+        return tuple(
+            f"{len(names)} of the weighted operations stay{'s' if len(names) == 1 else ''} in float "
+            f"({names[0]}{', …' if len(names) > 1 else ''}): {reason}"
+            for reason, names in reasons.items()
+        )
+
 
 def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     """Writes the Q/DQ pairs of a plan into a float graph.
@@ -80,16 +91,14 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     stem = feed_bytes(model, 128 if rules.symmetric else None)
     if stem is not None and stem.conv not in chosen:
         # A stem in float still reads the bytes exactly; only its weights stay as they are.
-        dequantize_codes(graph, stem.conv.inputs[0], stem.grid, stem.conv)  # type: ignore[arg-type]
+        dequantize_codes(graph, stem.grid, stem.conv)
 
     quantized_inputs = {node: _quantized_inputs(node, rules) for node in chosen}
     grids = _grids(graph, quantized_inputs, plan, rules)
     input_scales: dict[ir.Node, float] = {}
     if stem is not None and stem.conv in quantized_inputs:
         grid = stem.grid
-        codes = stem.conv.inputs[0]
-        assert codes is not None
-        value = dequantize_codes(graph, codes, grid, stem.conv)
+        value = dequantize_codes(graph, grid, stem.conv)
         if rules.activations != grid.dtype:
             # QLinearConv reads and writes one type; the same grid in the other type is exact.
             quantize_activation(graph, value, grid.retyped(rules.activations), [(stem.conv, 0)])
@@ -127,9 +136,12 @@ def _unfit(node: ir.Node) -> str | None:
         weight = constant(node.inputs[1])
         if weight is None:
             return None if node.op_type == "MatMul" else "its weight is computed"
+        if weight.dtype != np.float32:
+            return f"it computes in {weight.dtype}"
         if node.op_type == "MatMul" and weight.ndim != 2:
             return "its weight is not a matrix"
-        return None
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        return "its bias is not one number a channel" if bias is not None and bias.ndim != 1 else None
     inputs = [value for value in node.inputs if value is not None]
     if node.op_type in {"Add", "Mul", "Concat"} and not all(is_activation(value) for value in inputs):
         return "one side is a constant"
@@ -168,16 +180,15 @@ def _grids(
             if value.is_graph_output():
                 continue
             source = node.inputs[0] if node.op_type in SAME_GRID else None
-            if source in grids:
-                grids[value] = grids[source]  # type: ignore[index]
+            if source is not None and source in grids:
+                grids[value] = grids[source]
             elif value in wanted and value.name in plan.tensors:
                 grids[value] = _grid(plan.tensors[value.name], rules)
     # A tensor that is moved, not computed, is quantized where it comes from.
     for node in reversed(list(graph)):
-        source = node.inputs[0] if node.inputs else None
-        moved = node.op_type in SAME_GRID and node.outputs[0] in grids and source is not None
-        if moved and source not in grids and source.name in plan.tensors and is_activation(source):  # type: ignore[union-attr]
-            grids[source] = grids[node.outputs[0]]  # type: ignore[index]
+        source = node.inputs[0] if node.op_type in SAME_GRID and node.outputs[0] in grids else None
+        if source is not None and source not in grids and source.name in plan.tensors and is_activation(source):
+            grids[source] = grids[node.outputs[0]]
     return grids
 
 
@@ -205,8 +216,9 @@ def _absorb_saturation(graph: ir.Graph) -> None:
             continue
         low, high = clamp_ends(node)
         scale, zero_point = constant(reader.inputs[1]), constant(reader.inputs[2])
-        assert scale is not None and zero_point is not None and node.inputs[0] is not None
-        grid = Grid(str(zero_point.dtype), float(scale), int(zero_point))  # type: ignore[arg-type]
+        if scale is None or zero_point is None:
+            continue
+        grid = Grid("int8" if zero_point.dtype == np.int8 else "uint8", float(scale), int(zero_point))
         slack = grid.scale * 1e-3  # float32 rounding of the scale
         if grid.low >= low - slack and grid.high <= high + slack:
             reader.replace_input_with(0, node.inputs[0])

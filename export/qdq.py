@@ -107,8 +107,10 @@ def quantize_activation(
     return dequantize.outputs[0]
 
 
-def dequantize_codes(graph: ir.Graph, codes: ir.Value, grid: Grid, reader: ir.Node) -> ir.Value:
-    """Puts a DequantizeLinear between a tensor that is codes already and the first input of its reader."""
+def dequantize_codes(graph: ir.Graph, grid: Grid, reader: ir.Node) -> ir.Value:
+    """Puts a DequantizeLinear before the first input of a node, which is codes already."""
+    codes = reader.inputs[0]
+    assert codes is not None
     scale = register(graph, f"{codes.name}:scale", np.asarray(grid.scale, np.float32))
     zero_point = register(graph, f"{codes.name}:zero_point", np.asarray(grid.zero_point, grid.dtype))
     node = ir.node("DequantizeLinear", [codes, scale, zero_point], name=f"{codes.name}:dequantize")
@@ -144,7 +146,8 @@ def quantize_weight(
             into the same codes.
     """
     source = node.inputs[1]
-    assert source is not None and source.const_value is not None
+    assert source is not None
+    assert source.const_value is not None
     weight = source.const_value.numpy().astype(np.float64)
     axis = weight_axis(node)
     largest = 2 ** (bits - 1) - 1

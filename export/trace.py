@@ -6,20 +6,26 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
 
 from edgecls.calibration.graph import INPUT, OUTPUT, Graph
+from edgecls.export.passes.fold_gemm_factors import fold_gemm_factors
+from edgecls.export.passes.free_batch import free_batch
 from edgecls.export.passes.name_by_module import name_by_module
+from edgecls.export.passes.resolve_auto_pad import resolve_auto_pad
 from edgecls.export.passes.restore_average_pool import restore_average_pool
 from edgecls.export.passes.take_bytes import take_bytes
 from edgecls.models.classifier import Classifier
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 from edgecls.runtime.errors import EngineError, InputError, UnsupportedError
 from edgecls.runtime.preprocess import Preprocess
 
@@ -27,24 +33,40 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 20
+_REMEDY = "Export it to ONNX with a dynamic batch axis and the newest opset that you can, and pass that .onnx file."
+_IR_VERSION = 10
+_NO_LIMIT = 1 << 62
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+)
 
 
-def trace(classifier: Classifier) -> tuple[Graph, float]:
+@dataclass(frozen=True)
+class Trace:
+    """A graph that was proven to compute what its network computes."""
+
+    graph: Graph
+    parity_max_abs: float
+    """Largest |difference| of a logit between graph and network on test pictures."""
+
+
+def trace(classifier: Classifier) -> Trace:
     """Exports a classifier to a graph from bytes to logits and measures its parity with the source.
-
-    Returns:
-        The graph, and the largest |difference| of a logit between it and the source on test pictures.
 
     Raises:
         UnsupportedError: The network cannot be exported; the message has the exporter's reason.
         EngineError: The graph computes something else than the network (max |Δ| > 1e-4 × max(1, max |logit|)).
     """
     if isinstance(classifier.source, Path):
-        model = _model_from_onnx(classifier.source)
+        model = _model_from_onnx(classifier.source, classifier.preprocess.crop_px)
     else:
         model = _model_from_module(classifier.source, classifier.preprocess.crop_px)
-    reference_model = ir.to_proto(model) if isinstance(classifier.source, Path) else None
+    with _quiet():
+        # Whatever its size: what does not depend on the picture (standardised weights, position biases) is a constant.
+        fold_constants(model, onnx_shape_inference=False, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
     restore_average_pool(model)
+    resolve_auto_pad(model)
+    fold_gemm_factors(model)
     take_bytes(model, classifier.preprocess)
     model.graph.outputs[0].name = OUTPUT
     name_by_module(model)
@@ -54,15 +76,24 @@ def trace(classifier: Classifier) -> tuple[Graph, float]:
         node.metadata_props.clear()
         node.doc_string = None
     model.producer_name, model.producer_version, model.graph.name = "edgecls", None, classifier.name
-    graph = Graph.from_ir(model)
-
+    try:
+        graph = Graph.from_ir(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UnsupportedError(f"no legal ONNX graph can be made of {classifier.model}: {error}. {_REMEDY}") from error
     pictures = probe_pictures(classifier.preprocess.crop_px, 4)
     floats = normalized(pictures, classifier.preprocess)
-    if reference_model is not None:
-        expected = run_onnx(reference_model.SerializeToString(), floats)
+    # The source sees one picture at a time and the graph all at once: a batch must not change what a picture gives.
+    if isinstance(classifier.source, Path):
+        expected = run_onnx(classifier.source, floats, singly=True)
     else:
-        expected = _run_module(classifier.source, floats)  # type: ignore[arg-type]
-    return graph, _parity(expected, run_onnx(graph.proto, pictures))
+        expected = _run_module(classifier.source, floats)
+    try:
+        got = run_onnx(graph.proto, pictures)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{classifier.model} does not work on a batch of {len(pictures)}: {error}. {_REMEDY}"
+        ) from error
+    return Trace(graph, _parity(expected, got))
 
 
 def probe_pictures(crop_px: int, count: int) -> NDArray[np.uint8]:
@@ -81,23 +112,29 @@ def normalized(pictures: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[n
     return np.ascontiguousarray(floats.transpose(0, 3, 1, 2), np.float32)
 
 
-def run_onnx(proto: bytes, images: NDArray[np.generic]) -> NDArray[np.float32]:
+def run_onnx(model: bytes | Path, images: NDArray[np.generic], *, singly: bool = False) -> NDArray[np.float32]:
     """The first output of an ONNX model in ONNX Runtime.
+
+    Args:
+        singly: One image at a time, repeated where the model's batch is fixed.
 
     Raises:
         UnsupportedError: ONNX Runtime does not run it; the message has its reason.
     """
-    import onnxruntime as ort
+    ort = import_onnxruntime()
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # What fails is raised.
     try:
-        session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-        (name, *_) = (given.name for given in session.get_inputs())
-        logits: NDArray[np.float32] = session.run(None, {name: images})[0]
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        given = session.get_inputs()[0]
+        if not singly:
+            return np.asarray(session.run(None, {given.name: images})[0])
+        batch = given.shape[0] if isinstance(given.shape[0], int) else 1
+        rows = [session.run(None, {given.name: image[None].repeat(batch, 0)})[0][:1] for image in images]
     except Exception as error:
-        raise UnsupportedError(f"ONNX Runtime does not run the exported graph: {error}") from error
-    return logits
+        raise UnsupportedError(f"ONNX Runtime does not run it: {error}") from error
+    return np.concatenate(rows)
 
 
 def _parity(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
@@ -109,7 +146,8 @@ def _parity(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
         raise EngineError(
             f"the exported graph does not compute what the network computes: logits differ by up to {difference:.3g} "
             f"where {1e-4 * max(1.0, largest):.3g} is allowed (largest logit {largest:.3g}). Nothing was written. "
-            "Does the network do something else in export than in eval mode, or depend on randomness?"
+            "Does the network do something else in export than in eval mode, depend on randomness, or on the other "
+            "pictures of a batch?"
         )
     return difference
 
@@ -118,8 +156,7 @@ def _run_module(module: nn.Module, floats: NDArray[np.float32]) -> NDArray[np.fl
     import torch
 
     with torch.inference_mode():
-        logits: NDArray[np.float32] = module(torch.from_numpy(floats)).numpy()
-    return logits
+        return np.concatenate([module(torch.from_numpy(picture[None])).numpy() for picture in floats])
 
 
 def _model_from_module(module: nn.Module, crop_px: int) -> ir.Model:
@@ -133,7 +170,7 @@ def _model_from_module(module: nn.Module, crop_px: int) -> ir.Model:
     try:
         with _quiet():
             program = torch.onnx.export(
-                module,
+                _single_branched(module),
                 (example,),
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -144,16 +181,36 @@ def _model_from_module(module: nn.Module, crop_px: int) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise UnsupportedError(
-            f"torch.onnx.export cannot export this network: {reason[0] if reason else type(error).__name__}. "
+            f"torch.onnx.export cannot export this network: {_root_cause(error)}. "
             "Export it to ONNX yourself and pass the .onnx file, with --mean --std --resize --crop."
         ) from error
     assert program is not None
     return program.model
 
 
-def _model_from_onnx(path: Path) -> ir.Model:
+def _single_branched(module: nn.Module) -> nn.Module:
+    """A copy in which timm's networks that train with parallel branches (RepVGG, MobileOne, FastViT) have merged them.
+
+    The branches compute one convolution; apart they cost several, and their sum quantizes badly.
+    """
+    if not type(module).__module__.startswith("timm."):
+        return module
+    from timm.utils.model import reparameterize_model
+
+    merged: nn.Module = reparameterize_model(module)
+    return merged.eval()
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first line of what the exporter's own, much longer, report began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _model_from_onnx(path: Path, crop_px: int) -> ir.Model:
     """A user's ONNX file, its batch dynamic, its constants and batch norms folded, at our opset."""
     from onnxscript import optimizer, rewriter, version_converter
 
@@ -161,12 +218,23 @@ def _model_from_onnx(path: Path) -> ir.Model:
         model = ir.from_proto(onnx.load(path))
     except Exception as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    with _quiet():
-        model.graph.inputs[0].shape = ir.Shape(["batch", *list(model.graph.inputs[0].shape or [])[1:]])
-        if model.opset_imports.get("", 0) < OPSET:
-            version_converter.convert_version(model, OPSET, fallback=True)
-        optimizer.optimize(model)
-        rewriter.rewrite(model)
+    quantized = sorted({node.op_type for node in model.graph} & _QUANTIZED)
+    if quantized:
+        raise InputError(f"{path} is quantized already (it has {', '.join(quantized)}): pass the float model.")
+    # Before version 4 of the format, weights were inputs too.
+    model.ir_version = max(model.ir_version, _IR_VERSION)
+    RemoveInitializersFromInputsPass()(model)
+    picture = model.graph.inputs[0]
+    picture.shape = ir.Shape([picture.shape[0] if picture.shape else None, 3, crop_px, crop_px])
+    try:
+        with _quiet():
+            if model.opset_imports.get("", 0) < OPSET:
+                version_converter.convert_version(model, OPSET, fallback=True)
+            model = free_batch(model)
+            optimizer.optimize(model)
+            rewriter.rewrite(model)
+    except Exception as error:
+        raise UnsupportedError(f"{path} cannot be brought to opset {OPSET}: {_root_cause(error)}. {_REMEDY}") from error
     return model
 
 

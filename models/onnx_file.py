@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 from edgecls.runtime.errors import InputError
 
 _REMEDY = "Export it again as one float32 input [batch, 3, height, width] and one output [batch, classes]."
@@ -113,8 +114,7 @@ def _check_input(path: Path, value: Any, crop_px: int) -> int:
 
 
 def _run(path: Path, name: str, batch: int, crop_px: int) -> np.ndarray[Any, Any]:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

@@ -13,7 +13,7 @@ from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
 
 _FLAGS = {
-    "mode": "--mode",
+    "mode": "--resize-mode",
     "resize_px": "--resize",
     "crop_px": "--crop",
     "interpolation": "--interpolation",

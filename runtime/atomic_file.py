@@ -50,6 +50,19 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             part.unlink()  # gone already after a rename
 
 
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Refuses a file whose folder cannot be written, before the minutes of work that would be lost.
+
+    Raises:
+        InputError: The folder is not writable; choose another `-o`.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"the folder {folder} cannot be written (no permission, or a read-only file system): choose another -o"
+        )
+
+
 class _WatchedFile(io.FileIO):
     """Remembers its own last failure, to tell it from those of other files that a block may open."""
 

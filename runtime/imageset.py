@@ -37,13 +37,17 @@ class ImageSet(msgspec.Struct, frozen=True):
 
     root: Path
     images: tuple[ImageFile, ...]
+    missing: tuple[tuple[str, str], ...] = ()
+    """Path and reason of the pictures whose files cannot be read; only `from_folder(tolerant=True)` has any."""
 
     def __len__(self) -> int:
         """The number of pictures."""
         return len(self.images)
 
     @classmethod
-    def from_folder(cls, root: str | os.PathLike[str], labels: Labels | None = None) -> ImageSet:
+    def from_folder(
+        cls, root: str | os.PathLike[str], labels: Labels | None = None, *, tolerant: bool = False
+    ) -> ImageSet:
         """Lists and hashes the pictures of a folder with class sub-folders, or of a flat one.
 
         Pictures are known by their extension (JPEG, PNG, WebP, BMP, GIF, TIFF, in any case). The sub-folders of `root`
@@ -53,6 +57,7 @@ class ImageSet(msgspec.Struct, frozen=True):
         Args:
             root: The folder.
             labels: Gives each picture the class that its sub-folder names; the pictures of a flat folder have none.
+            tolerant: Files that cannot be read are listed in `missing`, as long as others can be.
 
         Raises:
             InputError: There is no such folder or no picture in it; pictures lie both in it and in its sub-folders; a
@@ -81,9 +86,13 @@ class ImageSet(msgspec.Struct, frozen=True):
         indices: dict[str | None, int] = {}
         if labels is not None:
             indices.update(_indices_from_folders(base, classes, labels))
-        hashes = _hashes(base, found)
+        hashes, missing = _hashes(base, found)
+        if missing and not (tolerant and hashes):
+            raise _not_readable(base, len(found), missing)
         return cls(
-            base, tuple(ImageFile(path, hashes[path], folders[path], indices.get(folders[path])) for path in found)
+            base,
+            tuple(ImageFile(path, hashes[path], folders[path], indices.get(folders[path])) for path in hashes),
+            missing,
         )
 
     @property
@@ -120,7 +129,7 @@ class ImageSet(msgspec.Struct, frozen=True):
             turns += [(turn, members[0][0], image) for turn, (_, image) in enumerate(members)]
         turns.sort(key=lambda entry: (entry[0], entry[1], entry[2].label or 0, entry[2].path))
         taken = sorted((image for _, _, image in turns[:count]), key=lambda image: image.path)
-        return ImageSet(self.root, tuple(taken))
+        return ImageSet(self.root, tuple(taken), self.missing)
 
     def overlap(self, sha256s: frozenset[str]) -> tuple[ImageFile, ...]:
         """The pictures whose content hash is among `sha256s`."""
@@ -169,25 +178,33 @@ def _indices_from_folders(root: Path, folders: list[str], labels: Labels) -> dic
         raise InputError(f"{root}: {error}") from error
 
 
-def _hashes(root: Path, paths: list[str]) -> dict[str, str]:
+def _hashes(root: Path, paths: list[str]) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
+    """Content hashes by path, and path and reason of the files that cannot be read."""
     hashes: dict[str, str] = {}
-    problems: list[str] = []
+    missing: list[tuple[str, str]] = []
     for path in paths:
         try:
             hashes[path] = _sha256_of_file(root / path)
-        except (OSError, UnicodeError) as error:  # noqa: PERF203 - all of them are reported together
-            problems.append(f"{path!r} ({getattr(error, 'strerror', None) or error})")
-    if problems:
-        more = f" and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
-        raise InputError(
-            f"{len(problems)} of {len(paths)} pictures of {root} cannot be read: "
-            f"{', '.join(problems[:_MAX_LISTED])}{more}; make them readable or remove them"
-        )
-    return hashes
+        except OSError as error:
+            shown = path.encode("utf-8", "backslashreplace").decode()
+            missing.append((shown, getattr(error, "strerror", None) or str(error)))
+    return hashes, tuple(missing)
+
+
+def _not_readable(root: Path, count: int, missing: tuple[tuple[str, str], ...]) -> InputError:
+    listed = ", ".join(f"{path!r} ({reason})" for path, reason in missing[:_MAX_LISTED])
+    more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
+    return InputError(
+        f"{len(missing)} of {count} pictures of {root} cannot be read: {listed}{more}; "
+        "make them readable or remove them"
+    )
 
 
 def _sha256_of_file(path: Path) -> str:
-    path.name.encode()  # a name that is not UTF-8 could not be written to a report
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise OSError("its name is not UTF-8 and could not be written to a report") from error
     if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer for ever
         raise OSError("it is not a file")
     digest = hashlib.sha256()

@@ -72,6 +72,8 @@ def open_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") 
             with open(picture, "rb") as file:
                 seekable = file if file.seekable() else io.BytesIO(file.read())
                 return _image_from_file(seekable, _name(picture), exif)
+        except IsADirectoryError as error:
+            raise InputError(f"{_name(picture)} is a folder; name the pictures in it") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot open {_name(picture)}: {reason}; give an existing, readable picture") from error

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -99,3 +100,54 @@ def _with_requirements(names: list[str]) -> Iterator[metadata.Distribution]:
             need = Requirement(line)
             if need.marker is None or need.marker.evaluate({"extra": ""}):
                 names.append(need.name)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Iterator[Path]:
+    """A folder of 24 coloured pictures in three class folders, drawn for this run."""
+    import numpy as np
+    from PIL import Image
+
+    root = Path(tempfile.mkdtemp(prefix="edgecls-pictures-"))
+    rng = np.random.default_rng(3)
+    for index in range(24):
+        folder = root / f"class {index % 3}"
+        folder.mkdir(exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        coarse.resize((40 + index, 52 - index), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A small network as a classifier, its graph and its plan: `(Classifier, Graph, QuantPlan)`."""
+    from networks import SmallNet, classifier, plan_of, settle
+
+    from edgecls.export.trace import probe_pictures, trace
+
+    opened = classifier(settle(SmallNet()))
+    graph = trace(opened).graph
+    return opened, graph, plan_of(graph, probe_pictures(32, 32))
+
+
+@pytest.fixture(scope="session")
+def bundle_parts(small, tmp_path_factory: pytest.TempPathFactory):
+    """Manifest and members of a small fp32 bundle for ONNX Runtime, as `write_bundle` takes them."""
+    from edgecls.export.job import export_bundle
+    from edgecls.runtime import Bundle
+
+    path = tmp_path_factory.mktemp("bundle") / "small.edgecls"
+    export_bundle(small[0], target="onnxruntime", precision="fp32", output=path)
+    bundle = Bundle(path)
+    return bundle.manifest, {name: bundle.read(name) for name in bundle.manifest.members}
+
+
+@pytest.fixture
+def bundle_path(bundle_parts, tmp_path: Path) -> Path:
+    """A fresh copy of that bundle."""
+    from edgecls.export.pack import write_bundle
+
+    path = tmp_path / "small.edgecls"
+    write_bundle(path, *bundle_parts)
+    return path

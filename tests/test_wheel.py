@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 import tomllib
 
+from edgecls.export.pack import write_bundle
+
 REPOSITORY = Path(__file__).parents[1]
+MAIN = "import sys; from edgecls.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,58 @@ def test_command_line_answers_on_a_device(run_on_device):
     done = run_on_device("import sys; sys.argv = ['edgecls', '--help']; from edgecls.cli import main; sys.exit(main())")
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.fixture
+def edgecls_on_device(run_on_device, bundle_path):
+    """Runs the command line on the device, in a folder that holds `small.edgecls` and is not the repository."""
+
+    def run(*arguments: str):
+        done = run_on_device(MAIN, *arguments)
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def test_a_device_runs_a_bundle(edgecls_on_device, pictures):
+    picture = next(pictures.rglob("*.png"))
+    done = edgecls_on_device("classify", "small.edgecls", str(picture), "--top", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert len(result["predictions"]) == 2
+    done = edgecls_on_device("verify", "small.edgecls")
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout
+    done = edgecls_on_device("inspect", "small.edgecls")
+    assert done.returncode == 0, done.stderr
+    assert "onnxruntime" in done.stdout
+
+
+def test_a_device_measures_and_judges(edgecls_on_device, run_on_device, bundle_parts, bundle_path, pictures):
+    manifest, files = bundle_parts
+    write_bundle(bundle_path.with_name("other.edgecls"), msgspec.structs.replace(manifest, name="other"), files)
+    arguments = ["other.edgecls", "--reference", "small.edgecls", "--data", str(pictures)]
+    done = edgecls_on_device("bench", *arguments, "--no-latency")
+    assert done.returncode == 0, done.stderr
+    done = edgecls_on_device("gate", "report.json", "--max-drop", "50pp", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "pass"
+    done = run_on_device(
+        "import sys; from edgecls.bench.measure import measure; "
+        "report = measure(['small.edgecls'], sys.argv[1], output='report.json', profile='smoke', accuracy=False); "
+        "print(report.valid, report.runs[0].latency.n > 0)",
+        str(pictures),
+    )
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_a_device_says_how_to_get_the_rest(edgecls_on_device):
+    done = edgecls_on_device("targets")
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'edgecls[openvino]'" in done.stdout
+    assert "pip install 'edgecls[export]'" in done.stdout
+    for command in (["export", "resnet18", "--target", "onnxruntime"], ["demo"]):
+        done = edgecls_on_device(*command)
+        assert done.returncode == 5
+        assert "pip install 'edgecls[" in done.stderr

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecls.console import Console
+from edgecls.console import Console, quoted
 from edgecls.options import output_option, output_options, seed_option, threads_option
 from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, one_of
+
+if TYPE_CHECKING:
+    from edgecls.bench.report import Report
 
 
 @click.command("bench", short_help="Measure bundles on this machine.")
@@ -48,8 +51,22 @@ def command(
         lines += [f"  {reason}" for reason in report.reasons]
         lines += [f"  {run.name}: {reason}" for run in report.runs for reason in run.reasons]
     if not console.quiet:
-        lines += [f"note: {warning}" for warning in report.conditions.warnings]
+        lines += [f"note: {note}" for note in _notes(report)]
     console.result(report, "\n".join(lines))
-    if report.valid and report.reference is not None and options["accuracy"]:
-        console.next(f"edgecls gate {output} --max-drop 1pp")
+    if report.valid and report.reference is None:
+        console.next(f"edgecls bench {quoted(bundles[0])} OTHER --reference OTHER --data {quoted(data)}")
+    elif report.valid and options["accuracy"] and report.dataset.labelled and len(report.runs) > 1:
+        console.next(f"edgecls gate {quoted(output)} --max-drop 1pp")
     return report.exit_code
+
+
+def _notes(report: Report) -> list[str]:
+    """What makes a figure of the table doubtful or absent; a doubt that all runs share is told once."""
+    notes = list(report.conditions.warnings)
+    if any(run.accuracy is not None for run in report.runs) and not report.dataset.labelled:
+        notes.append("the pictures lie in no class folders: without labels there is no top-1")
+    timed = {run.name: run.latency.warnings for run in report.runs if run.latency is not None}
+    for warning in dict.fromkeys(warning for warnings in timed.values() for warning in warnings):
+        names = [name for name, warnings in timed.items() if warning in warnings]
+        notes.append(warning if len(names) == len(timed) else f"{', '.join(names)}: {warning}")
+    return notes

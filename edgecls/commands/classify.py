@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgecls.console import Console
+from edgecls.console import Console, printable
 from edgecls.options import output_options, threads_option
 from edgecls.parameter_types import INPUT_FILE
 
@@ -31,9 +31,9 @@ def command(console: Console, bundle: Path, images: tuple[Path, ...], top: int, 
     with session:
         for image in images:
             try:
-                answer = {"image": str(image), "predictions": session.classify(image, top=top)}
+                answer = {"image": image, "predictions": session.classify(image, top=top)}
             except InputError as error:
-                answer = {"image": str(image), "error": str(error)}
+                answer = {"image": image, "error": printable(str(error))}
                 click.echo(f"error: {error}", err=True)
             answers.append(answer)
             if not console.json and "predictions" in answer:
@@ -45,4 +45,4 @@ def command(console: Console, bundle: Path, images: tuple[Path, ...], top: int, 
 
 def _text(answer: dict[str, Any]) -> str:
     ranked = (f"  {prediction.score:7.2%}  {prediction.label}" for prediction in answer["predictions"])
-    return "\n".join([answer["image"], *ranked])
+    return "\n".join([str(answer["image"]), *ranked])

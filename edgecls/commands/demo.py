@@ -25,9 +25,10 @@ from edgecls.options import output_options, seed_option
 def command(console: Console, output: Path, seed: int) -> int:
     """Trains a small classifier of handwritten digits, exports it, measures the bundles and judges them."""
     from edgecls.demo import MAX_DROP_PP, run_demo
+    from edgecls.extra import needs_extra
     from edgecls.report_table import report_table
 
-    with console.work() as progress:
+    with console.work() as progress, needs_extra("demo", "The demo"):
         result = run_demo(output, seed=seed, progress=progress)
     document = {
         "folder": result.folder,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 from click.core import ParameterSource
 
-from edgecls.console import Console, size_text
+from edgecls.console import Console, quoted, size_text
 from edgecls.options import model_options, output_option, output_options, seed_option, threads_option
 from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, one_of
 
@@ -109,11 +109,14 @@ def command(
     an .onnx file.
     """
     precision = _precision(context, {"fp32": fp32, "fp16": fp16, "int8": int8})
-    _check_quantization(context, precision, calibration, options)
+    _settle_quantization(context, precision, calibration, options)
     tensorrt_version = _tensorrt_version(device, tensorrt_version)
-    from edgecls.export.job import export_bundle
-    from edgecls.export.targets import Gpu
+    from edgecls.extra import needs_extra
     from edgecls.runtime import ImageSet
+
+    with needs_extra("export", "Exporting"):
+        from edgecls.export.job import export_bundle
+        from edgecls.export.targets import Gpu
 
     with console.work() as progress:
         images = None if calibration is None else ImageSet.from_folder(calibration)
@@ -147,16 +150,14 @@ def command(
     ]
     if passport.nodes_int8:
         lines.insert(2, f"  integers    {passport.nodes_int8} of {passport.nodes} operations")
-    if not console.quiet:
-        lines += [f"  note        {note}" for note in result.notes]
     console.result(document, "\n".join(lines))
     if result.path is not None and manifest.unbuilt:
         console.next(f"edgecls build {result.path}   (on the device)")
     elif result.path is not None:
         console.next(
-            f"edgecls bench {result.path} --data DIR --reference FP32.edgecls -o report.json"
+            f"edgecls bench {quoted(result.path)} --data DIR --reference FP32.edgecls -o report.json"
             if precision == "int8"
-            else f"edgecls classify {result.path} IMAGE"
+            else f"edgecls classify {quoted(result.path)} IMAGE"
         )
     return 0
 
@@ -180,7 +181,7 @@ def _precision(context: click.Context, flags: dict[Precision, bool]) -> Precisio
     return "fp32"
 
 
-def _check_quantization(
+def _settle_quantization(
     context: click.Context, precision: str, calibration: Path | None, options: dict[str, Any]
 ) -> None:
     plan = options["plan"]
@@ -193,5 +194,8 @@ def _check_quantization(
         raise click.UsageError(
             "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."
         )
-    if precision != "int8" and context.get_parameter_source("plan") is ParameterSource.COMMANDLINE:
-        raise click.UsageError(f"--plan is for --int8, and this export is {precision}.")
+    if precision != "int8":
+        for name, without in {"plan": None, "quantizer": "edgecls"}.items():
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} is for --int8, and this export is {precision}.")
+            options[name] = without  # a project's configuration serves its float exports too

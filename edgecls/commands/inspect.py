@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from edgecls.console import Console, size_text
+from edgecls.console import Console, quoted, size_text
 from edgecls.options import output_options
 from edgecls.parameter_types import INPUT_FILE
 
@@ -19,18 +20,20 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=INPUT_FILE)
 @output_options
 def command(console: Console, bundle: Path) -> int:
-    """Prints what BUNDLE says of itself; no engine is loaded."""
+    """Prints what BUNDLE says of itself, after checking every member's digest; no engine is loaded."""
     from edgecls.runtime import Bundle
 
     opened = Bundle(bundle)
+    for member in opened.manifest.members:
+        opened.read(member)
     document = {
-        "path": opened.path,
+        "path": bundle,
         "sha256": opened.sha256,
         "size_bytes": opened.size_bytes,
         "manifest": opened.manifest,
     }
     console.result(document, "\n".join(_lines(opened)))
-    console.next(f"edgecls verify {bundle}")
+    console.next(f"edgecls verify {quoted(bundle)}")
     return 0
 
 
@@ -40,20 +43,28 @@ def _lines(bundle: Bundle) -> list[str]:
     calibration = origin.calibration
     names = manifest.labels.names
     sides = "both sides" if taken.mode == "squash" else "shorter side"
+    border = manifest.padding
     facts = {
         "target": f"{manifest.target} (checked with {passport.engine_version}), {manifest.precision}",
         "made for": passport.isa,
         "engine": _engine(bundle),
         "operations": f"{passport.nodes}, of them {passport.nodes_int8} on integers" if passport.nodes else None,
-        "classes": f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
+        "classes": f"{len(names)}{' with ids' if manifest.labels.ids else ''}: "
+        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
         "resize": f"{sides} to {taken.resize_px} px, {taken.interpolation}",
         "crop": f"{taken.crop_px} px",
+        "border": f"{border.top_px}, {border.left_px}, {border.bottom_px}, {border.right_px} px of RGB {border.value}"
+        if border
+        else None,
         "mean, std": f"{_numbers(taken.mean)}; {_numbers(taken.std)}, {taken.colour}",
+        "EXIF": "turns pictures" if taken.exif == "apply" else None,
+        "as said by": _sources(origin.preprocess_source),
         "model": origin.model,
         "checkpoint": _short(origin.checkpoint_sha256),
         "calibrated": f"on {len(calibration.images)} pictures, seed {calibration.seed}, by {origin.quantizer}"
         if calibration
         else None,
+        "plan": _plan(bundle),
         "made with": ", ".join(f"{name} {version}" for name, version in origin.versions.items()),
         "sha256": bundle.sha256,
     }
@@ -61,7 +72,7 @@ def _lines(bundle: Bundle) -> list[str]:
     return [
         f"{manifest.name}  {size_text(bundle.size_bytes)}",
         *(f"  {key:<11} {value}" for key, value in facts.items() if value),
-        "  members",
+        "  members, digests checked",
         *members,
     ]
 
@@ -75,6 +86,51 @@ def _engine(bundle: Bundle) -> str | None:
     if (built := tensorrt.engine) is not None:
         return f"built for {built.gpu} ({built.compute_capability}), {built.library} {built.library_version}"
     return f"built for compute capability {', '.join(tensorrt.compute_capabilities)}"
+
+
+class _Range(msgspec.Struct):
+    minimum: float
+    maximum: float
+    asymmetric: tuple[float, float]
+
+    @property
+    def clipped(self) -> float:
+        """How many times wider the seen values were than the range."""
+        return (self.maximum - self.minimum) / max(self.asymmetric[1] - self.asymmetric[0], 1e-30)
+
+
+class _Plan(msgspec.Struct):
+    """What is told of `plan.json`, whose own record needs the packages of a workstation."""
+
+    ranges: str
+    tensors: dict[str, _Range]
+    float_nodes: dict[str, str]
+
+
+def _plan(bundle: Bundle) -> str | None:
+    if "plan.json" not in bundle.manifest.members:
+        return None
+    try:
+        plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return f"not readable: {error}"
+    text = f"{plan.ranges} ranges of {len(plan.tensors)} tensors"
+    if plan.tensors:
+        name, range_ = max(plan.tensors.items(), key=lambda item: item[1].clipped)
+        low, high = range_.asymmetric
+        text += (
+            f" (most clipped: {name}, seen {range_.minimum:.3g} to {range_.maximum:.3g}, kept {low:.3g} to {high:.3g})"
+        )
+    text += f"; {len(plan.float_nodes)} operations kept in float by it"
+    return f"{text} (unzip -p {quoted(Path(bundle.path))} plan.json)"
+
+
+def _sources(sources: dict[str, str]) -> str:
+    """Who said each field of the preprocessing, fields of one source together."""
+    fields: dict[str, list[str]] = {}
+    for field, source in sources.items():
+        fields.setdefault(source, []).append(field.removesuffix("_px"))
+    return "; ".join(f"{source} ({', '.join(names)})" for source, names in fields.items())
 
 
 def _numbers(values: tuple[float, ...]) -> str:

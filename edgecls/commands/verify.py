@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgecls.console import Console, table_text
+from edgecls.console import Console, quoted, table_text
 from edgecls.options import output_options, threads_option
 from edgecls.parameter_types import INPUT_FILE
 
@@ -35,5 +35,5 @@ def command(console: Console, bundle: Path, threads: int | None) -> int:
     text = table_text(("sample", "pixels", "logits differ by", "top-1"), rows)
     console.result(result, f"{text}\n\n{verdict}: at most {result.tolerance:.1e} is allowed")
     if result.passed:
-        console.next(f"edgecls bench {bundle} --data DIR -o report.json")
+        console.next(f"edgecls bench {quoted(bundle)} --data DIR -o report.json")
     return 0 if result.passed else 1

@@ -36,44 +36,75 @@ def feed_bytes(model: ir.Model, zero_point: int | None = None) -> ByteStem | Non
         zero_point: The z that the engine's grid forces; the padding stays where it is every channel's rounded mean.
 
     Requires: the graph begins as `take_bytes` left it.
-    Ensures: the step of a byte is 1, so that the weights are those that the plan knows. The convolution's first input is uint8 `[batch, 3, height, width]`; a Q/DQ emitter must put a
-        DequantizeLinear with `grid` there. The float value of every other tensor changes by rounding only.
+    Ensures: the convolution's first input is uint8 `[batch, 3, height, width]`, and whoever writes Q/DQ pairs puts a
+        DequantizeLinear with `grid` there. Its step is 1, so that the weights are those that the plan knows. The float
+        value of every other tensor changes by rounding only.
 
     Returns:
-        None, and an unchanged model, where the graph does not begin with a convolution.
+        None, and an unchanged model, where the graph does not begin so, where its bias is computed, or where no byte
+            means the mean at its border.
     """
     graph = model.graph
-    planes = only_consumer(graph.inputs[0])
-    cast = only_consumer(planes.outputs[0]) if planes else None
-    sub = only_consumer(cast.outputs[0]) if cast else None
-    conv = only_consumer(sub.outputs[0]) if sub else None
-    if planes is None or cast is None or sub is None or conv is None or (sub.op_type, conv.op_type) != ("Sub", "Conv"):
+    chain = _chain(graph)
+    if chain is None:
         return None
-    mean, weight = constant(sub.inputs[1]), constant(conv.inputs[1])
-    if mean is None or weight is None or planes.op_type != "Transpose" or cast.op_type != "Cast":
+    planes, cast, sub, conv = chain
+    offset, weight = constant(sub.inputs[1]), constant(conv.inputs[1])
+    given = conv.inputs[2] if len(conv.inputs) > 2 else None
+    bias = constant(given)
+    if (
+        offset is None
+        or weight is None
+        or offset.size != 3
+        or weight.shape[1] != 3
+        or (given is not None and bias is None)
+    ):
         return None
-    mean = mean.reshape(3).astype(np.float64)
-    rounded = np.rint(mean).astype(int)
-    top, left, bottom, right = conv.attributes.get_ints("pads", (0, 0, 0, 0))
+    mean = offset.astype(np.float64).reshape(3)
+    red, green, blue = (int(m) for m in np.rint(mean))
+    pads = conv.attributes.get_ints("pads", (0, 0, 0, 0))
+    automatic = conv.attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
     if zero_point is None:
-        zero_point = int(rounded[0]) if len(set(rounded.tolist())) == 1 else 0
-    one = set(rounded.tolist()) == {zero_point} or not any((top, left, bottom, right))
+        zero_point = red if red == green == blue and 0 <= red <= 255 else 0
+    # Zero padding reads as the code z.
+    fits = red == green == blue == zero_point
+    if not fits and (automatic or (any(pads) and not all(0 <= m <= 255 for m in (red, green, blue)))):
+        return None
 
-    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
-    moved = (weight.astype(np.float64) * (zero_point - mean).reshape(1, 3, 1, 1)).sum(axis=(1, 2, 3))
-    moved = moved if bias is None else moved + bias
-    name = conv.name or "stem"
+    moved = np.einsum("oihw,i->o", weight.astype(np.float64), zero_point - mean)
+    if bias is not None:
+        moved = moved + bias.astype(np.float64)
     conv.replace_input_with(0, planes.outputs[0])
     conv.resize_inputs(3)
-    conv.replace_input_with(2, register(graph, f"{name}.bias:bytes", moved.astype(np.float32)))
-    padding = None
-    if not one:
-        conv.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
-        value = tuple(int(r) for r in rounded)
-        padding = Padding(top_px=top, left_px=left, bottom_px=bottom, right_px=right, value=value)  # type: ignore[arg-type]
-        height, width = (int(graph.inputs[0].shape[axis]) for axis in (1, 2))  # type: ignore[index, arg-type]
-        batch = graph.inputs[0].shape[0]  # type: ignore[index]
-        graph.inputs[0].shape = ir.Shape([batch, height + top + bottom, width + left + right, 3])
-        planes.outputs[0].shape = ir.Shape([batch, 3, height + top + bottom, width + left + right])
+    conv.replace_input_with(2, register(graph, f"{conv.name}.bias:bytes", moved.astype(np.float32)))
     graph.remove([sub, cast], safe=True)
+    padding = None
+    if any(pads) and not fits:
+        top, left, bottom, right = pads
+        conv.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
+        padding = Padding(top_px=top, left_px=left, bottom_px=bottom, right_px=right, value=(red, green, blue))
+        _widen(graph.inputs[0], planes.outputs[0], padding)
     return ByteStem(conv, Grid("uint8", 1.0, zero_point), padding)
+
+
+def _chain(graph: ir.Graph) -> tuple[ir.Node, ir.Node, ir.Node, ir.Node] | None:
+    """Transpose, Cast, Sub and Conv, where the graph begins with just these."""
+    value, chain = graph.inputs[0], []
+    for kind in ("Transpose", "Cast", "Sub", "Conv"):
+        node = only_consumer(value)
+        if node is None or node.op_type != kind:
+            return None
+        chain.append(node)
+        value = node.outputs[0]
+    planes, cast, sub, conv = chain
+    return planes, cast, sub, conv
+
+
+def _widen(image: ir.Value, planes: ir.Value, padding: Padding) -> None:
+    """Gives the graph's input the size of the padded crop."""
+    assert image.shape is not None
+    batch, side = image.shape[0], int(image.shape[1])
+    height = side + padding.top_px + padding.bottom_px
+    width = side + padding.left_px + padding.right_px
+    image.shape = ir.Shape([batch, height, width, 3])
+    planes.shape = ir.Shape([batch, 3, height, width])

@@ -20,6 +20,8 @@ def name_by_module(model: ir.Model) -> bool:
     Returns:
         True.
     """
+    for name in {INPUT, OUTPUT} & set(model.graph.initializers):
+        model.graph.initializers[name].name = f"{name}.constant"
     ranks: Counter[str] = Counter()
     taken = {INPUT, OUTPUT, *model.graph.initializers}
     for node in model.graph:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecls.calibration.graph import INPUT, constant, only_consumer
+from edgecls.export.qdq import register
 from edgecls.runtime.preprocess import Preprocess
 
 
@@ -37,22 +38,21 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     floats = ir.node("Cast", planes.outputs, {"to": ir.DataType.FLOAT})
     nodes = [planes, floats]
     stem = only_consumer(old)
-    foldable = stem is not None and stem.op_type == "Conv" and constant(stem.inputs[1]) is not None
+    weight = constant(stem.inputs[1]) if stem is not None and stem.op_type == "Conv" else None
+    foldable = weight is not None and weight.shape[1] == 3
     if swap and not foldable:
         nodes.append(
-            ir.node("Gather", [nodes[-1].outputs[0], _initializer(graph, "bgr", np.asarray([2, 1, 0]))], {"axis": 1})
+            ir.node("Gather", [nodes[-1].outputs[0], register(graph, "bgr", np.asarray([2, 1, 0]))], {"axis": 1})
         )
     # Before a swap inside the weights, channels are still RGB; mean and std are given in the network's order.
     order = slice(None, None, -1) if swap and foldable else slice(None)
-    offset = _initializer(graph, "mean", mean[order].reshape(1, 3, 1, 1).astype(np.float32))
+    offset = register(graph, "mean", mean[order].reshape(1, 3, 1, 1).astype(np.float32))
     nodes.append(ir.node("Sub", [nodes[-1].outputs[0], offset]))
-    if stem is not None and foldable:
-        weight = constant(stem.inputs[1])
-        assert weight is not None and stem.inputs[1] is not None
+    if stem is not None and weight is not None and foldable:
         folded = (weight.astype(np.float64) * scale.reshape(1, 3, 1, 1))[:, order].astype(np.float32)
-        stem.replace_input_with(1, _initializer(graph, stem.inputs[1].name or "stem.weight", folded))
+        _replace_weight(graph, stem, folded)
     else:
-        factor = _initializer(graph, "scale", scale.reshape(1, 3, 1, 1).astype(np.float32))
+        factor = register(graph, "scale", scale.reshape(1, 3, 1, 1).astype(np.float32))
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], factor]))
     for node in nodes:
         node.outputs[0].dtype = ir.DataType.UINT8 if node is planes else ir.DataType.FLOAT
@@ -63,10 +63,11 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     return True
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Registers a constant, in place of one of the same name that is about to lose its last reader."""
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.dtype, value.shape = value.const_value.dtype, value.const_value.shape  # type: ignore[union-attr]
-    graph.initializers.pop(name, None)
-    graph.register_initializer(value)
-    return value
+def _replace_weight(graph: ir.Graph, conv: ir.Node, weight: np.ndarray) -> None:
+    """Gives a convolution another weight, under the old one's name unless somebody else still reads that."""
+    old = conv.inputs[1]
+    name = (old.name if old is not None else None) or "stem.weight"
+    conv.replace_input_with(1, None)
+    if old is not None and not old.uses():
+        graph.initializers.pop(name, None)
+    conv.replace_input_with(1, register(graph, name, weight))

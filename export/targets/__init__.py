@@ -1,4 +1,7 @@
-"""What a workstation does for each engine. A file here is a target, named as its engine; the folder lists itself."""
+"""What a workstation does for each engine.
+
+A file here is a target, of the same name as its engine in `runtime/engines/`; the folder lists itself.
+"""
 
 from __future__ import annotations
 

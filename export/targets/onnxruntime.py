@@ -15,17 +15,21 @@ from edgecls.export.placement import Rules, place
 from edgecls.export.targets import ANY_GPU, Artifact, Gpu
 from edgecls.runtime.bundle import Passport, Precision
 from edgecls.runtime.cpu import Isa
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 from edgecls.runtime.errors import EngineError, MissingExtraError
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 REFUSED: dict[Precision, str] = {
-    "fp16": "its CPU kernels compute in float32 and would convert back and forth. Use fp32 or --int8, or --target openvino "
-    "for half-size weights"
+    "fp16": "its CPU kernels compute in float32 and would convert back and forth. Use fp32 or --int8, or "
+    "--target openvino for half-size weights"
 }
 
 _MATRIX = frozenset({"Gemm", "MatMul"})
 _QUANTIZED = _MATRIX | {"Conv", "Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "Sigmoid"}
+
+_MOVES = frozenset({"Transpose", "Reshape", "Flatten", "ReorderInput", "ReorderOutput"})
+"""Operations of the optimised graph that compute nothing."""
 
 _ISA: dict[Isa, tuple[Literal["uint8", "int8"], int]] = {
     # x86 kernels exist for uint8 × int8 alone; without VNNI they add pairs of products in 16 bits, which saturates
@@ -54,8 +58,7 @@ def compile_artifact(
     passport = Passport(
         engine_version=version, isa=isa, activations=activations, nodes=kinds.total(), nodes_int8=integer
     )
-    notes = tuple(f"{name} stays in float: {reason}" for name, reason in placement.floats.items())
-    return Artifact({"model.onnx": quantized.proto}, placement.padding, passport, notes)
+    return Artifact({"model.onnx": quantized.proto}, placement.padding, passport, placement.notes())
 
 
 def rules(activations: Literal["uint8", "int8"], weight_bits: int) -> Rules:
@@ -87,14 +90,15 @@ def optimised_kinds(proto: bytes, *, int8_activations: bool = False) -> tuple[st
         int8_activations: Fuse int8 activations too, as an ARM machine does (slow here, but countable).
 
     Returns:
-        Version of ONNX Runtime, and the number of operations of each kind in its optimised graph.
+        Version of ONNX Runtime, and the number of operations of each kind in its optimised graph, without mere moves of
+        data.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         EngineError: ONNX Runtime refuses the graph: a bug of ours.
     """
     try:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "exporting for onnxruntime", str(error)) from error
     options = ort.SessionOptions()
@@ -109,4 +113,4 @@ def optimised_kinds(proto: bytes, *, int8_activations: bool = False) -> tuple[st
         except Exception as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} refuses the graph that we made: {error}") from error
         nodes = onnx.load(path, load_external_data=False).graph.node
-    return ort.__version__, Counter(node.op_type for node in nodes)
+    return ort.__version__, Counter(node.op_type for node in nodes if node.op_type not in _MOVES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 REFUSED: dict[Precision, str] = {}
 
+_MOVES = frozenset({"Const", "Input", "Output", "Reorder", "Reshape", "Transpose", "Convert"})
+"""Executed nodes that compute nothing."""
+
 _WEIGHT_BITS: dict[Isa, int] = {"x86-vnni": 8, "x86": 7, "arm64": 8}
 
 
@@ -38,12 +42,11 @@ def compile_artifact(
         return _artifact(_read(graph.proto), precision, None, None, ())
     model = graph.ir_model()
     placement = place(model, plan, rules(_WEIGHT_BITS[isa]))
-    notes = tuple(f"{name} stays in float: {reason}" for name, reason in placement.floats.items())
-    return _artifact(_read(Graph.from_ir(model).proto), precision, isa, placement.padding, notes)
+    return _artifact(_read(Graph.from_ir(model).proto), precision, isa, placement.padding, placement.notes())
 
 
 def rules(weight_bits: int) -> Rules:
-    """What OpenVINO wants: activations quantized where they are read, so that what follows a convolution fuses into it."""
+    """What OpenVINO wants: activations quantized where they are read, so that what precedes fuses into the producer."""
     return Rules(
         quantized=frozenset({"Conv", "Gemm", "MatMul", "Add"}),
         closed=frozenset(),
@@ -74,11 +77,27 @@ def quantize_with_nncf(graph: Graph, crops: Sequence[NDArray[np.uint8]], isa: Is
 
 
 def _squeezes(node: ir.Node) -> str | None:
-    """Squeeze-and-excitation blocks work on 1 × 1 pixels: conversions would cost more than the products."""
-    shape = node.inputs[0].shape if node.op_type == "Conv" and node.inputs[0] is not None else None
-    if shape is not None and list(shape)[2:] == [1, 1]:
-        return "it works on single pixels (squeeze-and-excitation), where float is faster"
+    """Squeeze-and-excitation blocks work on 1 × 1 pixels: conversions would cost more than the products.
+
+    A convolution of single pixels that gates nothing (a head) is a matrix product like any other.
+    """
+    if node.op_type != "Conv" or not _is_pixel(node.inputs[0]):
+        return None
+    ahead, seen = [node.outputs[0]], set()
+    while ahead:
+        for use in ahead.pop().uses():
+            value = use.node.outputs[0]
+            if use.node.op_type == "Mul" and value.shape is not None and not _is_pixel(value):
+                return "it works on single pixels (squeeze-and-excitation), where float is faster"
+            if _is_pixel(value) and value not in seen:
+                seen.add(value)
+                ahead.append(value)
     return None
+
+
+def _is_pixel(value: ir.Value | None) -> bool:
+    """Whether a tensor is `[batch, channels, 1, 1]`."""
+    return value is not None and value.shape is not None and list(value.shape)[2:] == [1, 1]
 
 
 def _read(proto: bytes) -> openvino.Model:
@@ -97,6 +116,10 @@ def _artifact(
 ) -> Artifact:
     import openvino
 
+    # OpenVINO numbers the operations that it adds across the whole process; equal graphs shall be equal files.
+    for index, operation in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(rf"{operation.get_type_name()}_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{operation.get_type_name()}:{index}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
@@ -113,16 +136,25 @@ def _artifact(
 
 
 def executed_kinds(structure: bytes, weights: bytes) -> Counter[tuple[str, str]]:
-    """What OpenVINO executes on this machine: (operation, type it computes in) to number, without constants."""
+    """What OpenVINO executes on this machine: (operation, type that it computes in) to number, without mere moves.
+
+    Raises:
+        EngineError: OpenVINO does not compile the graph: a bug of ours or of its.
+    """
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(structure, weights), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    try:
+        compiled = core.compile_model(core.read_model(structure, weights), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except Exception as error:
+        raise EngineError(
+            f"OpenVINO {openvino.__version__} does not compile the graph that we made: {error}"
+        ) from error
     kinds: Counter[tuple[str, str]] = Counter()
     for operation in compiled.get_runtime_model().get_ordered_ops():
         info = operation.get_rt_info()
         kind, precision = (_text(info[key]) for key in ("layerType", "runtimePrecision"))
-        if kind not in {"Const", "Input", "Output"}:
+        if kind not in _MOVES:
             kinds[kind, precision] += 1
     return kinds
 

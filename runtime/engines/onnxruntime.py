@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,20 @@ def version() -> str | None:
         return None
 
 
+def import_onnxruntime() -> Any:
+    """The package, silent: every import of it in edgecls is this one.
+
+    Since 1.29 the official builds for Linux send names and digests of models to Microsoft, keep an identifier of the
+    device in `~/.cache`, and start a thread for it, unless `ORT_DISABLE_TELEMETRY` is set before the import. A value
+    that the user has set counts.
+
+    Raises:
+        ImportError: It is not installed, or cannot be loaded.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module(PACKAGE)
+
+
 def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> OnnxRuntimeEngine:
     """Loads `model.onnx` from memory.
 
@@ -37,7 +53,7 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
         BundleError: ONNX Runtime refuses the graph.
     """
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise MissingExtraError("onnxruntime", f"the bundle {manifest.name}", str(error)) from error
     (model,) = artifact

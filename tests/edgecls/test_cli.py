@@ -3,13 +3,16 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from edgecls import cli
-from edgecls.runtime import errors
+from edgecls.export.pack import members_of, write_bundle
+from edgecls.runtime import Labels, errors
 from edgecls.runtime.verify import VerifyResult
 
 VERBS = ["bench", "classify", "demo", "export", "gate", "inspect", "targets", "verify"]
@@ -177,3 +180,62 @@ def test_what_libraries_print_never_reaches_standard_output(passed, exit_code, b
     assert json.loads(printed.out)["passed"] is passed
     assert "from Python" in printed.err
     assert "from C" in printed.err
+
+
+CODE = "import sys; from edgecls.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run(arguments, **environment):
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **environment}
+    return subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    "environment", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}]
+)
+def test_no_locale_is_too_poor(environment, bundle_parts, bundle_path):
+    manifest, files = bundle_parts
+    names = ("Ärger", "нейрон", "日本語 🎌", *manifest.labels.names[3:])
+    labelled = msgspec.structs.replace(manifest, labels=Labels(names))
+    write_bundle(bundle_path, labelled, files)
+    done = run(["inspect", str(bundle_path)], **environment)
+    assert done.returncode == 0, done.stderr
+    assert b"classes" in done.stdout
+    done = run(["inspect", str(bundle_path), "--json"], **environment)
+    assert json.loads(done.stdout.decode("utf-8"))["manifest"]["labels"]["names"][:3] == list(names[:3])
+
+
+def test_a_name_that_is_no_text_is_escaped(bundle_path):
+    odd = os.path.join(os.fsencode(bundle_path.parent), b"\xff.edgecls")
+    try:
+        os.rename(bundle_path, odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = run(["inspect", odd, "--json"])
+    assert json.loads(done.stdout)["path"].endswith(r"\udcff.edgecls")
+    done = run(["inspect", odd + b".not", "--json"])
+    assert json.loads(done.stdout)["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_bug(closed, bundle_path):
+    command = shlex.join([sys.executable, "-c", CODE, "verify", str(bundle_path)])
+    done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_inspect_tells_what_an_engineer_asks(bundle_path, capsys):
+    assert cli.main(["inspect", str(bundle_path)]) == 0
+    text = capsys.readouterr().out
+    for words in ("onnxruntime", "fp32", "classes     7: class 0", "digests checked", "model.onnx"):
+        assert words in text
+
+
+@pytest.mark.parametrize(("plan", "words"), [(None, "mse ranges of"), (b"{}", "not readable")])
+def test_inspect_sums_up_the_plan(plan, words, small, bundle_parts, bundle_path, capsys):
+    manifest, files = bundle_parts
+    files = {**files, "plan.json": plan or small[2].to_json()}
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
+    assert cli.main(["inspect", str(bundle_path)]) == 0
+    assert words in capsys.readouterr().out

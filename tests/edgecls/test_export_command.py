@@ -43,7 +43,6 @@ def test_the_name_says_what_it_is(asked, capsys):
     assert asked["export"]["calibration"] is None
     printed = capsys.readouterr().out
     assert "2.00 MB" in printed
-    assert "look here" in printed
     assert "Next: edgecls classify net-openvino-fp32.edgecls" in printed
 
 
@@ -107,6 +106,14 @@ def test_a_model_file_is_relative_to_the_configuration(asked, tmp_path):
     (tmp_path / "project" / "edgecls.toml").write_text('[export]\nmodel = "net.onnx"\ntarget = "openvino"\n')
     assert cli.main(["--config", "project/edgecls.toml", "export"]) == 0
     assert asked["model"]["model"] == "project/net.onnx"
+
+
+def test_a_configured_plan_is_for_int8_alone(asked, tmp_path):
+    (tmp_path / "edgecls.toml").write_text('[export]\ntarget = "openvino"\nplan = "plan.json"\n')
+    assert cli.main(["export", "net"]) == 0
+    assert asked["export"]["plan"] is None
+    assert cli.main(["export", "net", "--int8"]) == 0
+    assert asked["export"]["plan"].name == "plan.json"
 
 
 @pytest.mark.parametrize("flag", ["--fp32", "--fp16"])

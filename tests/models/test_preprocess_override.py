@@ -23,7 +23,7 @@ LIBRARY = KnownPreprocess(
     unusable={},
 )
 FLAGS = {
-    "mode": ("--mode", "squash"),
+    "mode": ("--resize-mode", "squash"),
     "resize_px": ("--resize", 300),
     "crop_px": ("--crop", 200),
     "interpolation": ("--interpolation", "bilinear"),

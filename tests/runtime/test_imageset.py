@@ -105,6 +105,22 @@ def test_names_that_are_not_utf8_are_listed(tmp_path):
         ImageSet.from_folder(tmp_path)
     assert str(caught.value).isprintable()
     str(caught.value).encode()
+    ((path, reason),) = ImageSet.from_folder(tmp_path, tolerant=True).missing
+    assert path == r"\udcff.png"
+    assert "UTF-8" in reason
+
+
+def test_a_tolerant_set_lists_what_is_missing(tmp_path):
+    put(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    tolerant = ImageSet.from_folder(tmp_path, tolerant=True)
+    assert [image.path for image in tolerant.images] == ["a.png", "b.png", "c.png"]
+    assert tolerant.missing == (("gone.png", "No such file or directory"),)
+    assert tolerant.take(1).missing == tolerant.missing
+    for name in "abc":
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(InputError, match="1 of 1 pictures"):
+        ImageSet.from_folder(tmp_path, tolerant=True)
 
 
 def test_digest_knows_content_and_labels_only(tmp_path):

@@ -258,7 +258,7 @@ def test_empty(tmp_path):
 def test_paths_that_cannot_be_opened(tmp_path):
     with pytest.raises(InputError, match=r"missing\.jpg': No such file"):
         open_picture(tmp_path / "missing.jpg")
-    with pytest.raises(InputError, match="Is a directory"):
+    with pytest.raises(InputError, match="is a folder"):
         open_picture(tmp_path)
     with pytest.raises(InputError, match="cannot open"):
         open_picture("nul\0.jpg")

@@ -1,0 +1,96 @@
+import msgspec
+import numpy as np
+import pytest
+
+from edgecls.calibration.plan import QuantPlan, activations, channel_bounds
+from edgecls.runtime import InputError
+
+
+def edited(plan, **changes):
+    return msgspec.structs.replace(plan, **changes)
+
+
+def first_tensor(plan, **changes):
+    name, tensor = next(iter(plan.tensors.items()))
+    return edited(plan, tensors={**plan.tensors, name: msgspec.structs.replace(tensor, **changes)})
+
+
+def test_it_survives_being_written_and_read(small, tmp_path):
+    _, graph, plan = small
+    path = tmp_path / "plan.json"
+    path.write_bytes(plan.to_json())
+    again = QuantPlan.read(path, graph)
+    assert again == plan
+    assert again.digest == plan.digest
+
+
+def test_it_covers_every_activation_and_every_weight(small):
+    _, graph, plan = small
+    model = graph.ir_model()
+    assert set(plan.tensors) == {value.name for value in activations(model)}
+    weighted = [node.name for node in model.graph if node.op_type in {"Conv", "Gemm"}]
+    assert sorted(plan.weights) == sorted(weighted)
+    assert "stem.0" in plan.weights
+    assert len(plan.weights["stem.0"]) == 16
+
+
+def test_a_hard_swish_input_is_not_covered_below_minus_three(small):
+    _, graph, plan = small
+    inputs = {node.inputs[0].name for node in graph.ir_model().graph if node.op_type == "HardSwish"}
+    assert inputs
+    for name in inputs:
+        assert plan.tensors[name].minimum < -3
+        assert plan.tensors[name].asymmetric[0] >= -3
+
+
+def test_a_dead_channel_still_has_a_bound(small):
+    _, graph, _ = small
+    model = graph.ir_model()
+    stem = next(node for node in model.graph if node.op_type == "Conv")
+    weight = stem.inputs[1].const_value.numpy().copy()
+    weight[3] = 0
+    import onnx_ir as ir
+
+    stem.inputs[1].const_value = ir.tensor(weight)
+    assert channel_bounds(model)[stem.name][3] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: edited(p, graph_sha256="f" * 64), "made from graph ffffffffffff"),
+        (lambda p: edited(p, float_nodes={"no such": "because"}), "no node 'no such'"),
+        (lambda p: edited(p, tensors=dict(list(p.tensors.items())[1:])), "no range for the tensor"),
+        (lambda p: edited(p, tensors={**p.tensors, "no such": next(iter(p.tensors.values()))}), "no tensor 'no such'"),
+        (lambda p: first_tensor(p, asymmetric=(0.5, 1.0)), "must hold zero"),
+        (lambda p: first_tensor(p, asymmetric=(0.0, 0.0)), "must hold zero"),
+        (lambda p: first_tensor(p, symmetric=0.0), "must be positive"),
+        (lambda p: edited(p, weights={**p.weights, "stem.0": (1.0,)}), "needs 16 positive weight bounds"),
+        (lambda p: edited(p, weights={**p.weights, "stem.0": (-1.0,) * 16}), "needs 16 positive weight bounds"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_with_the_reason(small, tmp_path, change, message):
+    _, graph, plan = small
+    path = tmp_path / "plan.json"
+    path.write_bytes(change(plan).to_json())
+    with pytest.raises(InputError, match=message):
+        QuantPlan.read(path, graph)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": "edgecls.plan/9"}', '{"schema": "edgecls.plan/1"}', "\xff"]
+)
+def test_a_file_that_is_no_plan_is_refused(small, tmp_path, text):
+    path = tmp_path / "plan.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="cannot read the quantization plan"):
+        QuantPlan.read(path, small[1])
+
+
+def test_ranges_come_from_the_values_that_were_seen(small):
+    _, _, plan = small
+    for tensor in plan.tensors.values():
+        low, high = tensor.asymmetric
+        assert min(tensor.minimum, 0) - 1e-6 <= low <= 0 <= high <= max(tensor.maximum, 0) + 1e-6
+        assert 0 < tensor.symmetric <= max(-tensor.minimum, tensor.maximum) * (1 + 1e-3) + 1e-6
+        assert np.isfinite([low, high]).all()

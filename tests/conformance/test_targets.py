@@ -1,0 +1,128 @@
+"""One suite that every target must pass, in every precision that it offers. Targets come from the registry."""
+
+import msgspec
+import numpy as np
+import pytest
+from networks import GREY, SmallNet, classifier, plan_of, settle
+
+from edgecls.export.job import export_bundle
+from edgecls.export.targets import target_module, target_names
+from edgecls.export.trace import probe_pictures, run_onnx, trace
+from edgecls.runtime import ImageSet, UnsupportedError, load
+from edgecls.runtime.engines import engine_module, engine_names
+from edgecls.runtime.verify import verify_bundle
+
+OFFERED = [(target, precision) for target in target_names() for precision in target_module(target).PRECISIONS]
+REFUSED = [(target, precision) for target in target_names() for precision in target_module(target).REFUSED]
+TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3, "int8": 0.1}
+"""Largest difference from the float graph, as a share of the largest logit."""
+
+
+@pytest.fixture(scope="module")
+def networks(small):
+    """The float graph of each kind of stem: (classifier, trace, plan)."""
+    made = {"imagenet means, padded": (small[0], trace(small[0]), small[2])}
+    for name, padding, means in (("one mean, padded", 1, GREY), ("imagenet means, bare", 0, {})):
+        opened = classifier(settle(SmallNet(padding=padding)), **means)
+        traced = trace(opened)
+        made[name] = (opened, traced, plan_of(traced.graph, probe_pictures(32, 32)))
+    return made
+
+
+def exported(network, tmp_path, target, precision, **options):
+    opened, traced, plan = network
+    path = tmp_path / f"{target}-{precision}.edgecls"
+    if precision == "int8":
+        (tmp_path / "plan.json").write_bytes(plan.to_json())
+        options.setdefault("plan", tmp_path / "plan.json")
+    return export_bundle(opened, target=target, precision=precision, output=path, traced=traced, **options)
+
+
+def test_targets_and_engines_come_in_pairs():
+    assert target_names() == engine_names()
+
+
+@pytest.mark.parametrize("stem", ["imagenet means, padded", "one mean, padded", "imagenet means, bare"])
+@pytest.mark.parametrize(("target", "precision"), OFFERED)
+def test_a_bundle_answers_as_the_float_graph_does(networks, tmp_path, target, precision, stem):
+    network = networks[stem]
+    result = exported(network, tmp_path, target, precision)
+    crops = probe_pictures(32, 6)
+    expected = run_onnx(network[1].graph.proto, crops)
+    with load(result.path, threads=1) as session:
+        assert verify_bundle(session).passed
+        batch = session.logits(crops)
+        singles = np.concatenate([session.logits(crop) for crop in crops])
+        info = session.engine_info
+    assert (info.name, info.threads) == (target, 1)
+    assert info.provider_used == info.provider_requested
+    assert info.version == engine_module(target).version()
+    scale = np.abs(expected).max()
+    assert np.abs(batch - expected).max() <= TOLERANCE[precision] * scale
+    np.testing.assert_allclose(singles, batch, atol=1e-4 * scale if precision != "int8" else 0.02 * scale)
+
+
+@pytest.mark.parametrize(("target", "precision"), OFFERED)
+def test_equal_exports_are_equal_files(networks, tmp_path, target, precision):
+    network = networks["one mean, padded"]
+    first = exported(network, tmp_path, target, precision).path.read_bytes()
+    assert exported(network, tmp_path, target, precision).path.read_bytes() == first
+
+
+@pytest.mark.parametrize(("target", "precision"), OFFERED)
+def test_the_manifest_tells_where_the_bundle_comes_from(networks, tmp_path, target, precision):
+    opened, traced, plan = network = networks["imagenet means, padded"]
+    manifest = exported(network, tmp_path, target, precision).manifest
+    assert (manifest.target, manifest.precision) == (target, precision)
+    assert manifest.preprocess == opened.preprocess
+    assert manifest.labels == opened.labels
+    assert manifest.provenance.graph_sha256 == traced.graph.digest
+    assert manifest.passport.engine_version == engine_module(target).version()
+    assert manifest.passport.nodes > 0
+    if precision == "int8":
+        assert manifest.provenance.plan_sha256 == plan.digest
+        assert manifest.provenance.quantizer == "edgecls"
+        assert manifest.passport.nodes_int8 > manifest.passport.nodes // 4
+        assert manifest.passport.isa == "x86-vnni"
+    else:
+        assert manifest.provenance.plan_sha256 is None
+        assert manifest.passport.nodes_int8 == 0
+
+
+@pytest.mark.parametrize("isa", ["x86", "arm64"])
+@pytest.mark.parametrize("target", target_names())
+@pytest.mark.filterwarnings("ignore:.*right here but slow")
+def test_every_instruction_set_computes_the_same_network(networks, tmp_path, target, isa):
+    network = networks["one mean, padded"]
+    result = exported(network, tmp_path, target, "int8", isa=isa)
+    assert result.manifest.passport.isa == isa
+    crops = probe_pictures(32, 6)
+    expected = run_onnx(network[1].graph.proto, crops)
+    with load(result.path) as session:
+        assert np.abs(session.logits(crops) - expected).max() <= 0.15 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("target", "precision"), REFUSED)
+def test_a_precision_that_makes_no_sense_is_refused_with_a_reason(networks, tmp_path, target, precision):
+    with pytest.raises(UnsupportedError, match=f"{precision} on {target} is refused: .+"):
+        exported(networks["one mean, padded"], tmp_path, target, precision)
+    assert not list(tmp_path.glob("*.edgecls"))
+
+
+@pytest.mark.parametrize("target", target_names())
+def test_what_the_plan_leaves_in_float_is_told(networks, tmp_path, target):
+    opened, traced, plan = networks["one mean, padded"]
+    edited = msgspec.structs.replace(plan, float_nodes={"head.0": "the user said so"})
+    result = exported((opened, traced, edited), tmp_path, target, "int8")
+    assert any("head.0" in note and "the user said so" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("target", target_names())
+def test_calibrating_from_pictures_records_them(networks, tmp_path, pictures, target):
+    opened, traced, _ = networks["imagenet means, padded"]
+    images = ImageSet.from_folder(pictures)
+    result = exported((opened, traced, _), tmp_path, target, "int8", plan=None, calibration=images, calibration_size=20)
+    record = result.manifest.provenance.calibration
+    assert len(record.images) == 20
+    assert set(record.images) <= {image.sha256 for image in images.images}
+    assert record.sha256 == images.take(20, seed=0).digest

@@ -1,0 +1,149 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgecls.export import job
+from edgecls.export.job import export_bundle
+from edgecls.export.trace import Trace
+from edgecls.runtime import Bundle, EngineError, ImageSet, InputError, UnsupportedError
+
+
+@pytest.fixture
+def export(small, tmp_path):
+    opened, graph, _ = small
+
+    def run(**options):
+        defaults = {
+            "target": "onnxruntime",
+            "precision": "fp32",
+            "output": tmp_path / "out.edgecls",
+            "traced": Trace(graph, 0.0),
+        }
+        return export_bundle(opened, **{**defaults, **options})
+
+    return run
+
+
+def test_int8_without_pictures_is_refused(export):
+    with pytest.raises(InputError, match=r"INT8 needs calibration pictures: pass --calibration"):
+        export(precision="int8")
+
+
+def test_options_that_contradict_each_other_are_refused(export, small, tmp_path, pictures):
+    plan = tmp_path / "plan.json"
+    plan.write_bytes(small[2].to_json())
+    with pytest.raises(InputError, match="are for INT8"):
+        export(plan=plan)
+    with pytest.raises(InputError, match="takes no --plan"):
+        export(precision="int8", target="openvino", plan=plan, quantizer="nncf")
+    with pytest.raises(UnsupportedError, match="nncf is refused for onnxruntime"):
+        export(precision="int8", calibration=ImageSet.from_folder(pictures), quantizer="nncf")
+    with pytest.raises(InputError, match="no target is called 'abacus'"):
+        export(target="abacus")
+
+
+def test_a_folder_that_does_not_exist_is_refused_at_once(export, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "trace", lambda classifier: pytest.fail("traced"))
+    with pytest.raises(InputError, match="does not exist"):
+        export(output=tmp_path / "nowhere" / "x.edgecls", traced=None)
+
+
+def test_broken_pictures_stop_the_export_before_anything_is_traced(export, tmp_path, monkeypatch):
+    for index in range(20):
+        (tmp_path / f"{index}.png").write_bytes(b"")
+    monkeypatch.setattr(job, "trace", lambda classifier: pytest.fail("traced"))
+    with pytest.raises(InputError, match="20 of 20 calibration pictures cannot be read"):
+        export(precision="int8", calibration=ImageSet.from_folder(tmp_path), traced=None)
+
+
+def test_an_older_bundle_survives_a_failed_export(export, tmp_path, monkeypatch):
+    path = export().path
+    before = path.read_bytes()
+
+    def explode(*arguments):
+        raise EngineError("the engine burnt")
+
+    monkeypatch.setattr(job, "_with_golden", explode)
+    with pytest.raises(EngineError):
+        export()
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["out.edgecls"]
+
+
+def test_a_check_writes_nothing(export, tmp_path):
+    result = export(check=True)
+    assert result.path is None
+    assert result.size_bytes > 1000
+    assert not list(tmp_path.iterdir())
+
+
+def test_notes_of_the_checkpoint_reach_the_user(small, tmp_path):
+    opened, graph, _ = small
+    said = []
+
+    class Listener(job.SilentProgress):
+        def note(self, message):
+            said.append(message)
+
+    noted = dataclasses.replace(opened, notes=("the averaged weights were taken",))
+    path = tmp_path / "x.edgecls"
+    traced = Trace(graph, 0.0)
+    result = export_bundle(
+        noted, target="onnxruntime", precision="fp32", output=path, traced=traced, progress=Listener()
+    )
+    assert said == list(result.notes) == ["the averaged weights were taken"]
+
+
+def test_a_plan_in_a_bundle_makes_the_same_bundle_again(export, tmp_path, pictures):
+    first = export(precision="int8", calibration=ImageSet.from_folder(pictures), calibration_size=16)
+    plan = tmp_path / "plan.json"
+    plan.write_bytes(Bundle(first.path).read("plan.json"))
+    again = export(precision="int8", plan=plan, output=tmp_path / "again.edgecls")
+    assert again.path.read_bytes() == first.path.read_bytes()
+
+
+def test_nncf_on_request(export, pictures):
+    pytest.importorskip("nncf")
+    result = export(
+        precision="int8", target="openvino", calibration=ImageSet.from_folder(pictures), quantizer="nncf",
+        calibration_size=16,
+    )  # fmt: skip
+    assert result.manifest.provenance.quantizer == "nncf"
+    assert result.manifest.provenance.plan_sha256 is None
+    assert result.manifest.passport.nodes_int8 > 5
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from edgecls.export import pack
+from edgecls.runtime import Bundle
+source, target = sys.argv[1:]
+bundle = Bundle(source)
+files = {name: bundle.read(name) for name in bundle.manifest.members}
+manifest = bundle.manifest
+original = pack.zipfile.ZipFile.writestr
+def slow(self, entry, data):
+    original(self, entry, data)
+    print("member", flush=True)
+    time.sleep(60)
+pack.zipfile.ZipFile.writestr = slow
+pack.write_bundle(Path(target), manifest, files)
+"""
+
+
+def test_a_killed_export_leaves_the_old_bundle(bundle_path, tmp_path):
+    target = tmp_path / "target.edgecls"
+    target.write_bytes(b"old")
+    command = [sys.executable, "-c", KILLED, str(bundle_path), str(target)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert process.stdout.readline() == "member\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    process.stdout.close()
+    assert target.read_bytes() == b"old"

@@ -1,0 +1,112 @@
+"""Where the Q/DQ pairs stand, by the rules of each engine."""
+
+import msgspec
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from networks import plan_of
+
+from edgecls.calibration.graph import Graph
+from edgecls.export.placement import place
+from edgecls.export.targets import onnxruntime as ort_target
+from edgecls.export.targets import openvino as ov_target
+from edgecls.export.trace import probe_pictures, run_onnx
+from edgecls.runtime.session import Session
+
+ORT = ort_target.rules("uint8", 8)
+OPENVINO = ov_target.rules(8)
+
+
+def placed(small, rules, plan=None):
+    _, graph, own = small
+    model = graph.ir_model()
+    placement = place(model, plan or own, rules)
+    return model, placement, Graph.from_ir(model)
+
+
+def disagreement(small, placement, quantized, side=32):
+    pictures = probe_pictures(side, 32)
+    expected = run_onnx(small[1].proto, pictures)
+    got = run_onnx(quantized.proto, Session.pad(pictures, placement.padding))
+    return np.abs(got - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, ort_target.rules("int8", 8), ort_target.rules("uint8", 7)])
+def test_the_quantized_graph_still_computes_the_network(small, rules):
+    _, placement, quantized = placed(small, rules)
+    assert disagreement(small, placement, quantized) < (0.2 if rules.weight_bits == 7 else 0.1)
+
+
+def test_no_clamp_is_left_where_a_grid_saturates(small):
+    model, _, _ = placed(small, ORT)
+    assert not [node for node in model.graph if node.op_type in {"Relu", "Clip"}]
+
+
+def test_nothing_float_stands_before_the_first_convolution(small):
+    model, placement, _ = placed(small, ORT)
+    kinds = [node.op_type for node in model.graph if "weight" not in node.name and "bias" not in node.name]
+    assert kinds[:3] == ["Transpose", "DequantizeLinear", "Conv"]
+    assert placement.padding.value == (124, 116, 104)
+
+
+def test_int8_activations_reach_the_first_convolution_by_an_exact_change_of_type(small):
+    model, _, _ = placed(small, ort_target.rules("int8", 8))
+    types = {
+        str(node.inputs[2].const_value.dtype)
+        for node in model.graph
+        if node.op_type == "QuantizeLinear" and node.inputs[2].const_value is not None
+    }
+    assert types == {"INT8"}
+
+
+def test_openvino_keeps_squeeze_and_excitation_in_float_and_says_so(small):
+    model, placement, _ = placed(small, OPENVINO)
+    squeezes = [name for name in placement.floats if "reduce" in name or "expand" in name]
+    assert len(squeezes) == 4
+    for node in model.graph:
+        if node.name in placement.floats:
+            assert all(v.producer() is None or v.producer().op_type != "DequantizeLinear" for v in node.inputs[:1])
+
+
+def test_a_node_that_the_plan_leaves_in_float_stays_in_float(small):
+    plan = msgspec.structs.replace(small[2], float_nodes={"head.0": "the user said so"})
+    model, placement, quantized = placed(small, ORT, plan)
+    assert placement.floats == {"head.0": "the user said so"}
+    head = next(node for node in model.graph if node.name == "head.0")
+    assert head.inputs[1].const_value.dtype.name == "FLOAT"
+    assert disagreement(small, placement, quantized) < 0.1
+
+
+def test_a_stem_in_float_still_reads_bytes(small):
+    plan = msgspec.structs.replace(small[2], float_nodes={"stem.0": "test"})
+    model, placement, quantized = placed(small, ORT, plan)
+    assert [node.op_type for node in model.graph][:2] == ["Transpose", "DequantizeLinear"]
+    assert disagreement(small, placement, quantized) < 0.1
+
+
+def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
+    model, _, _ = placed(small, ORT)
+    pool = next(node for node in model.graph if node.op_type == "MaxPool")
+    before = pool.inputs[0].producer()
+    (after,) = {use.node for use in pool.outputs[0].uses()}
+    assert (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear")
+    for index in (1, 2):
+        assert before.inputs[index].const_value.numpy() == after.inputs[index].const_value.numpy()
+
+
+def test_what_computes_in_half_precision_stays_in_float_and_is_told():
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 2] logits)
+        <float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}, float16[2, 2, 1, 1] half = {1, 2, 3, 4}, float[1] mean = {9}>
+        { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) a = Conv(s, w)
+          h = Cast<to = 10>(a) c = Conv(h, half) b = Cast<to = 1>(c) g2 = GlobalAveragePool(b) logits = Flatten(g2) }"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    plan = plan_of(graph, probe_pictures(8, 16))
+    _, placement, quantized = placed((None, graph, plan), ORT)
+    assert placement.floats == {"c": "it computes in float16"}
+    assert disagreement((None, graph, plan), placement, quantized, side=8) < 0.1

@@ -1,0 +1,179 @@
+import concurrent.futures
+import io
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecls.runtime import Bundle, BundleError, EngineError, InputError, MissingExtraError, UnsupportedError, load
+from edgecls.runtime import session as session_module
+from edgecls.runtime.bundle import Padding
+from edgecls.runtime.engines import engine_module, engine_names
+from edgecls.runtime.session import Session, check_isa
+from edgecls.runtime.verify import verify_bundle
+
+
+@pytest.fixture
+def session(bundle_path):
+    with load(bundle_path, threads=1) as opened:
+        yield opened
+
+
+def picture(seed=0, size=(50, 40)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def encoded(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_every_kind_of_picture_gives_the_same_answer(session, tmp_path):
+    array = picture()
+    data = encoded(array)
+    path = tmp_path / "p.png"
+    path.write_bytes(data)
+    answers = [session.classify(p) for p in (array, data, path, str(path), Image.fromarray(array))]
+    assert all(answer == answers[0] for answer in answers)
+    assert len(answers[0]) == 5
+    assert [p.score for p in answers[0]] == sorted((p.score for p in answers[0]), reverse=True)
+
+
+def test_top_is_limited_to_the_classes_and_scores_are_probabilities(session):
+    everything = session.classify(picture(), top=100)
+    assert len(everything) == 7
+    assert sum(p.score for p in everything) == pytest.approx(1)
+    assert {p.label for p in everything} == {f"class {i}" for i in range(7)}
+    with pytest.raises(InputError, match="at least 1"):
+        session.classify(picture(), top=0)
+
+
+def test_a_batch_gives_what_single_pictures_give(session):
+    pictures = [picture(seed, (40 + seed, 60)) for seed in range(4)]
+    for one, many in zip((session.classify(p) for p in pictures), session.classify_batch(pictures), strict=True):
+        assert [p.index for p in one] == [p.index for p in many]
+        assert [p.score for p in one] == pytest.approx([p.score for p in many], abs=1e-5)
+    assert session.classify_batch([]) == ()
+
+
+def test_logits_are_refused_for_what_is_not_a_crop(session):
+    good = np.zeros((2, 32, 32, 3), np.uint8)
+    assert session.logits(good).shape == (2, 7)
+    assert session.logits(good[0]).shape == (1, 7)
+    np.testing.assert_array_equal(session.logits(good[:, ::-1, ::-1]), session.logits(good))
+    for bad in (good.astype(np.float32), good[:, :31], good[..., :1], good[:0], np.zeros((1, 3, 32, 32), np.uint8)):
+        with pytest.raises(InputError, match=r"takes uint8 \[batch, 32, 32, 3\]"):
+            session.logits(bad)
+
+
+def test_ranking_is_stable_among_equals(session):
+    ranked = session.rank(np.asarray([0, 3, 3, 1, 3, 0, 0], np.float32), top=4)
+    assert [p.index for p in ranked] == [1, 2, 4, 3]
+
+
+def test_it_may_be_used_from_several_threads(session):
+    pictures = [picture(seed) for seed in range(8)]
+    expected = [session.classify(p) for p in pictures]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert list(pool.map(session.classify, pictures)) == expected
+
+
+def test_a_closed_session_says_so(bundle_path):
+    with load(bundle_path) as session:
+        pass
+    with pytest.raises(EngineError, match="closed"):
+        session.classify(picture())
+
+
+def test_the_border_is_written_around_the_crop():
+    crops = np.full((1, 2, 2, 3), 7, np.uint8)
+    padded = Session.pad(crops, Padding(top_px=1, left_px=2, bottom_px=0, right_px=3, value=(10, 20, 30)))
+    assert padded.shape == (1, 3, 7, 3)
+    assert (padded[:, 1:3, 2:4] == 7).all()
+    assert (padded[0, 0] == (10, 20, 30)).all()
+    assert (padded[0, 1, 5] == (10, 20, 30)).all()
+
+
+def test_an_engine_that_is_not_installed_is_named(bundle_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'edgecls\[onnxruntime\]'"):
+        load(bundle_path)
+
+
+def test_an_engine_that_this_edgecls_does_not_know_is_refused(bundle_path):
+    bundle = Bundle(bundle_path)
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, target="abacus")
+    with pytest.raises(BundleError, match=r"engine 'abacus', this edgecls knows onnxruntime, openvino"):
+        load(bundle)
+    with pytest.raises(InputError, match="no engine is called 'abacus'"):
+        engine_module("abacus")
+    assert {"onnxruntime", "openvino"} <= set(engine_names())
+
+
+def test_threads_must_be_positive(bundle_path):
+    with pytest.raises(InputError, match="threads is 0"):
+        load(bundle_path, threads=0)
+
+
+def made_for(manifest, isa, activations):
+    passport = msgspec.structs.replace(manifest.passport, isa=isa, activations=activations)
+    return msgspec.structs.replace(manifest, precision="int8", passport=passport)
+
+
+@pytest.mark.parametrize(
+    ("isa", "activations", "here", "outcome"),
+    [
+        ("x86-vnni", "uint8", "x86-vnni", None),
+        ("x86-vnni", "uint8", "arm64", None),
+        ("x86-vnni", "uint8", "x86", UnsupportedError),
+        ("x86", "uint8", "x86", None),
+        ("x86", "uint8", "x86-vnni", None),
+        ("x86", "uint8", "arm64", None),
+        ("arm64", "int8", "arm64", None),
+        ("arm64", "int8", "x86-vnni", UserWarning),
+        ("arm64", "int8", "x86", UserWarning),
+        (None, None, "x86", None),
+        ("x86-vnni", "uint8", None, None),
+    ],
+)
+def test_the_instruction_set_is_compared_with_the_machine(bundle_parts, monkeypatch, isa, activations, here, outcome):
+    monkeypatch.setattr(session_module, "cpu_isa", lambda: here)
+    manifest = made_for(bundle_parts[0], isa, activations)
+    if outcome is UnsupportedError:
+        with pytest.raises(UnsupportedError, match="--isa x86"):
+            check_isa(manifest)
+    elif outcome is UserWarning:
+        with pytest.warns(UserWarning, match="right here but slow"):
+            check_isa(manifest)
+    else:
+        check_isa(manifest)
+
+
+def test_golden_samples_pass_here_and_fail_when_something_changed(session):
+    result = verify_bundle(session)
+    assert result.passed
+    assert all(sample.pixels_match for sample in result.samples)
+    engine = session.engine
+    original = engine.infer
+    engine.infer = lambda images: original(images) + np.float32(1)
+    changed = verify_bundle(session)
+    assert not changed.passed
+    assert all(sample.max_abs_difference == pytest.approx(1, abs=1e-4) for sample in changed.samples)
+    engine.infer = lambda images: original(images) * np.float32("nan")
+    assert not verify_bundle(session).passed
+
+
+def test_other_pixels_fail_the_verification(session):
+    session.preprocess = msgspec.structs.replace(session.preprocess, interpolation="bicubic")
+    result = verify_bundle(session)
+    assert not result.passed
+    assert not any(sample.pixels_match for sample in result.samples)
+
+
+def test_a_graph_with_another_number_of_classes_is_a_bundle_error(session):
+    session.engine.infer = lambda images: np.zeros((len(images), 3), np.float32)
+    with pytest.raises(BundleError, match="labels are expected"):
+        session.logits(np.zeros((32, 32, 3), np.uint8))
