@@ -24,6 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# The types of TensorRT's API ask for TensorRT itself, several GB that no test needs.
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps tensorrt-stubs
 	touch $@
 
 demo: $(STAMP)

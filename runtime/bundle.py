@@ -102,8 +102,8 @@ class TensorRtPassport(msgspec.Struct, frozen=True, kw_only=True):
     """What TensorRT must know of a graph or an engine before it touches it."""
 
     dialect: Literal["weak", "strong"]
-    """`strong`: every tensor's type stands in the graph, the network is built strongly typed. `weak`: the graph is float32
-    and the builder's flags choose (TensorRT 8.6)."""
+    """`strong`: every tensor's type stands in the graph, the network is built strongly typed. `weak`: the graph is
+    float32 and the builder's flags choose (TensorRT 8.6)."""
     minimum_version: str
     """Oldest TensorRT that takes the graph: `8.6`, `10.3`; for TensorRT-RTX its own version."""
     build: Literal["on-device", "ahead-of-time"]

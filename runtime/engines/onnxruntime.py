@@ -60,7 +60,7 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # What fails is raised; warnings about our own graph are no news to the user.
+    options.log_severity_level = 4  # What fails is raised; warnings about our own graph are no news to the user.
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
     except Exception as error:
