@@ -17,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from edgecls.calibration.graph import constant, is_activation, only_consumer
 from edgecls.calibration.plan import WEIGHTED, QuantPlan, TensorRange
 from edgecls.export.passes.feed_bytes import feed_bytes
+from edgecls.export.passes.widen_pixels import widen_pixels
 from edgecls.export.qdq import Grid, dequantize_codes, quantize_activation, quantize_weight
 from edgecls.runtime.bundle import Padding
 
@@ -40,6 +41,8 @@ class Rules:
     """Whether a bias is written as int32 codes; else it stays float."""
     stays_float: Callable[[ir.Node], str | None]
     """A reason why the engine is better off with this node in float, or None."""
+    wide_pixels: bool = False
+    """Whether the engine gathers four bytes a pixel faster than three."""
     symmetric: bool = False
     """Whether every zero point is 0: grids come from the symmetric bounds, a byte enters as its distance from 128."""
     add_fuses: bool = False
@@ -89,6 +92,9 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
         elif node.op_type in WEIGHTED:
             floats[node.name or ""] = reason
     stem = feed_bytes(model, 128 if rules.symmetric else None)
+    padding = stem.padding if stem else None
+    if stem is not None and stem.conv in chosen and rules.wide_pixels:
+        padding = widen_pixels(model, stem)
     if stem is not None and stem.conv not in chosen:
         # A stem in float still reads the bytes exactly; only its weights stay as they are.
         dequantize_codes(graph, stem.grid, stem.conv)
@@ -127,7 +133,7 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
             )
     _absorb_saturation(graph)
     RemoveUnusedNodesPass()(model)
-    return Placement(stem.padding if stem else None, floats)
+    return Placement(padding, floats)
 
 
 def _unfit(node: ir.Node) -> str | None:

@@ -53,7 +53,8 @@ def _lines(bundle: Bundle) -> list[str]:
         f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
         "resize": f"{sides} to {taken.resize_px} px, {taken.interpolation}",
         "crop": f"{taken.crop_px} px",
-        "border": f"{border.top_px}, {border.left_px}, {border.bottom_px}, {border.right_px} px of RGB {border.value}"
+        "border": f"{border.top_px}, {border.left_px}, {border.bottom_px}, {border.right_px} px of RGB {border.value}, "
+        f"{border.pixel_bytes} bytes a pixel"
         if border
         else None,
         "mean, std": f"{_numbers(taken.mean)}; {_numbers(taken.std)}, {taken.colour}",

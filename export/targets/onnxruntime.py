@@ -72,6 +72,7 @@ def rules(activations: Literal["uint8", "int8"], weight_bits: int) -> Rules:
         weight_bits=weight_bits,
         int32_bias=True,
         stays_float=lambda node: None,
+        wide_pixels=True,
     )
 
 

@@ -1,5 +1,7 @@
 """Where the Q/DQ pairs stand, by the rules of each engine."""
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import onnx
@@ -110,3 +112,22 @@ def test_what_computes_in_half_precision_stays_in_float_and_is_told():
     _, placement, quantized = placed((None, graph, plan), ORT)
     assert placement.floats == {"c": "it computes in float16"}
     assert disagreement((None, graph, plan), placement, quantized, side=8) < 0.1
+
+
+def test_the_fourth_byte_of_a_pixel_makes_no_difference(small):
+    _, placement, quantized = placed(small, ORT)
+    assert placement.padding.pixel_bytes == 4
+    pixels = Session.pad(probe_pictures(32, 4), placement.padding)
+    other = pixels.copy()
+    other[..., 3] = 255 - other[..., 3]
+    np.testing.assert_array_equal(run_onnx(quantized.proto, pixels), run_onnx(quantized.proto, other))
+
+
+def test_wide_pixels_change_no_logit(small):
+    _, placement, wide = placed(small, ORT)
+    _, narrow_placement, narrow = placed(small, dataclasses.replace(ORT, wide_pixels=False))
+    pictures = probe_pictures(32, 4)
+    np.testing.assert_array_equal(
+        run_onnx(wide.proto, Session.pad(pictures, placement.padding)),
+        run_onnx(narrow.proto, Session.pad(pictures, narrow_placement.padding)),
+    )

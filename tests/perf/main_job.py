@@ -79,7 +79,10 @@ def usual_code(data: bytes) -> Callable[[], object]:
     import onnxruntime
     import torch
     from PIL import Image
-    from torchvision import transforms
+
+    from edgecls.models import torchvision_operators  # noqa: F401  torchvision may not load without it
+
+    from torchvision import transforms  # isort: skip
 
     transform = transforms.Compose(
         [

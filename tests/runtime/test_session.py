@@ -88,13 +88,22 @@ def test_a_closed_session_says_so(bundle_path):
         session.classify(picture())
 
 
-def test_the_border_is_written_around_the_crop():
-    crops = np.full((1, 2, 2, 3), 7, np.uint8)
-    padded = Session.pad(crops, Padding(top_px=1, left_px=2, bottom_px=0, right_px=3, value=(10, 20, 30)))
-    assert padded.shape == (1, 3, 7, 3)
-    assert (padded[:, 1:3, 2:4] == 7).all()
-    assert (padded[0, 0] == (10, 20, 30)).all()
-    assert (padded[0, 1, 5] == (10, 20, 30)).all()
+@pytest.mark.parametrize("pixel_bytes", [3, 4])
+@pytest.mark.parametrize("sides", [(1, 2, 0, 3), (0, 0, 0, 0)])
+def test_the_border_is_written_around_the_crop(sides, pixel_bytes):
+    top, left, bottom, right = sides
+    crops = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), dtype=np.uint8)
+    border = Padding(
+        top_px=top, left_px=left, bottom_px=bottom, right_px=right, value=(10, 20, 30), pixel_bytes=pixel_bytes
+    )
+    expected = np.empty((3, 5 + top + bottom, 4 + left + right, 3), np.uint8)
+    expected[:] = border.value
+    expected[:, top : top + 5, left : left + 4] = crops
+    for given in (crops, np.asfortranarray(crops)):
+        padded = Session.pad(given, border)
+        assert padded.shape == (*expected.shape[:3], pixel_bytes)
+        assert padded.flags.c_contiguous
+        np.testing.assert_array_equal(padded[..., :3], expected)
 
 
 def test_an_engine_that_is_not_installed_is_named(bundle_path, monkeypatch):
