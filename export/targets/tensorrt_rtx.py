@@ -11,11 +11,14 @@ from edgecls.runtime.bundle import Precision, TensorRtPassport
 from edgecls.runtime.cpu import Isa
 from edgecls.runtime.engine_build import ENGINE
 from edgecls.runtime.engines.tensorrt_rtx import LIBRARY
-from edgecls.runtime.errors import InputError
+from edgecls.runtime.errors import InputError, UnsupportedError
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 REFUSED: dict[Precision, str] = {}
+
+TURING = "7.5"
+"""Compute capability for which TensorRT-RTX's builder has no float32 matrix product (seen in 1.7.1)."""
 
 COMPUTES_IN_HALF = True
 """fp16 is what the GPU computes in, not only what weights are kept in."""
@@ -47,8 +50,18 @@ def compile_artifact(
 
     Raises:
         MissingExtraError: TensorRT-RTX is not installed.
+        UnsupportedError: float32 was asked for on Turing.
     """
     capabilities = gpu.compute_capabilities or known_compute_capabilities()
+    left_out: tuple[str, ...] = ()
+    if precision == "fp32" and TURING in capabilities:
+        if gpu.compute_capabilities:
+            raise UnsupportedError(
+                f"TensorRT-RTX multiplies no float32 matrices on compute capability {TURING} (Turing). Leave it out of "
+                "--compute-capabilities, or use --fp16 or --int8."
+            )
+        capabilities = tuple(capability for capability in capabilities if capability != TURING)
+        left_out = (f"not for compute capability {TURING} (Turing): TensorRT-RTX has no float32 matrix product there",)
     emitted = emit(graph, precision, plan, STRONG)
     engine = build_ahead(emitted.graph, capabilities)
     version = LIBRARY.load("building engines for TensorRT-RTX").__version__
@@ -61,6 +74,7 @@ def compile_artifact(
         passport=passport(emitted.graph, precision, version, tensorrt),
         notes=(
             *emitted.notes,
+            *left_out,
             f"the engine runs on compute capability {', '.join(capabilities)}, with TensorRT-RTX {version} alone",
             stand_in_note("TensorRT-RTX"),
         ),

@@ -22,7 +22,7 @@ from edgecls.models.classifier import Classifier
 from edgecls.runtime.bundle import Bundle, CalibrationRecord
 from edgecls.runtime.engines import engine_names
 from edgecls.runtime.engines.tensorrt_rtx import LIBRARY
-from edgecls.runtime.errors import InputError
+from edgecls.runtime.errors import InputError, UnsupportedError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
@@ -75,7 +75,7 @@ def calibrated(graph, pictures):
 
 @pytest.fixture(scope="module", params=[IMAGENET, HALVES], ids=["three-means", "one-mean"])
 def small(request):
-    graph, _ = trace(classifier(residual_network(), 24, request.param, classes=5))
+    graph = trace(classifier(residual_network(), 24, request.param, classes=5)).graph
     return graph, calibrated(graph, probe_pictures(24, 16))
 
 
@@ -284,6 +284,17 @@ def test_an_engine_ahead_of_time(tmp_path):
     assert passport.engine_version == LIBRARY.version()
 
 
+@needs_rtx
+def test_float32_is_built_for_every_gpu_but_turing_and_refused_for_turing_by_name(small):
+    rtx = target_module("tensorrt-rtx")
+    artifact = rtx.compile_artifact(small[0], "fp32", None, "x86-vnni")
+    assert "7.5" not in artifact.passport.tensorrt.compute_capabilities
+    assert any("Turing" in note for note in artifact.notes)
+    assert "7.5" in rtx.compile_artifact(small[0], "fp16", None, "x86-vnni").passport.tensorrt.compute_capabilities
+    with pytest.raises(UnsupportedError, match=r"7\.5 \(Turing\)"):
+        rtx.compile_artifact(small[0], "fp32", None, "x86-vnni", Gpu(compute_capabilities=("7.5",)))
+
+
 # Whole networks.
 
 
@@ -329,7 +340,7 @@ SLOW = [
 
 @pytest.fixture(scope="module", params=["lite0", "mobilenet_v3_small", *SLOW])
 def whole(request):
-    graph, _ = trace(network(request.param, 64))
+    graph = trace(network(request.param, 64)).graph
     return graph, calibrated(graph, probe_pictures(64, 16))
 
 
@@ -376,7 +387,7 @@ def test_trtcheck_has_nothing_against_them(whole, precision, dialect, tmp_path):
 @pytest.mark.parametrize("dialect", [WEAK, STRONG], ids=["weak", "strong"])
 def test_lite0_in_integers_disagrees_with_itself_on_four_percent_at_most(dialect):
     net = lite0()(224)
-    graph, _ = trace(net)
+    graph = trace(net).graph
     paths = sorted((DATA / "imagenet-dev").rglob("*.JPEG"))
     pixels = np.stack([net.preprocess.pixels(path) for path in paths])
     emitted = emit(graph, "int8", calibrated(graph, pixels[::4]), dialect)
