@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-import numpy as np
-
-from edgecls import __version__
 from edgecls.calibration.collect import calibration_set, collect_histograms, crops
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, make_plan
-from edgecls.export.pack import golden_pictures, members_of, write_bundle
-from edgecls.export.targets import ANY_GPU, Artifact, Gpu, target_module
-from edgecls.export.trace import Trace, run_onnx, trace
+from edgecls.export.pack import Quantized, assemble
+from edgecls.export.targets import ANY_GPU, Gpu, target_module
+from edgecls.export.trace import Trace, trace
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.atomic_file import refuse_unwritable
-from edgecls.runtime.bundle import (
-    CalibrationRecord,
-    GoldenSample,
-    Manifest,
-    Precision,
-    Provenance,
-)
-from edgecls.runtime.cpu import Isa, cpu_count
-from edgecls.runtime.engines import engine_module
-from edgecls.runtime.errors import EngineError, InputError, UnsupportedError
+from edgecls.runtime.bundle import CalibrationRecord, Manifest, Precision
+from edgecls.runtime.bundle_writer import write_bundle
+from edgecls.runtime.cpu import Isa
+from edgecls.runtime.errors import InputError, UnsupportedError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.progress import Progress, SilentProgress
-from edgecls.runtime.session import Session
 
 _SILENT = SilentProgress()
-
-_PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "onnx": "onnx",
-    "onnx_ir": "onnx-ir",
-    "onnxscript": "onnxscript",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "nncf": "nncf",
-    "numpy": "numpy",
-    "PIL": "pillow",
-}
-"""Modules that may take part in an export, and the distributions that bring them."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +36,6 @@ class ExportResult:
     """Largest |difference| between the float graph's logits and the source network's."""
     notes: tuple[str, ...]
     """What the user should know: what was assumed about the checkpoint, what stayed in float and why."""
-
-
-@dataclass(frozen=True)
-class _Quantized:
-    """An INT8 artifact and what it was made with."""
-
-    artifact: Artifact
-    plan: QuantPlan | None
-    calibration: CalibrationRecord
-    quantizer: str
 
 
 def export_bundle(
@@ -140,7 +101,7 @@ def export_bundle(
         )
         with progress.stage(f"Compiling for {target}"):
             artifact = module.compile_artifact(graph, "int8", solved, isa, gpu)
-        quantized = _Quantized(artifact, solved, solved.calibration, "edgecls")
+        quantized = Quantized(artifact, solved, solved.calibration, "edgecls")
     if quantized is None:
         ranges = _solve_plan(classifier, graph, drawn, seed, threads, progress) if drawn is not None else None
         with progress.stage(f"Compiling for {target}"):
@@ -148,7 +109,7 @@ def export_bundle(
     else:
         artifact = quantized.artifact
     with progress.stage("Answering golden samples"):
-        manifest, files = _assemble(classifier, graph, target, precision, artifact, quantized)
+        manifest, files = assemble(classifier, graph, target, precision, artifact, quantized)
     if not check:
         write_bundle(output, manifest, files)
     notes = (*classifier.notes, *artifact.notes)
@@ -207,89 +168,12 @@ def _solve_plan(
 
 def _quantize_with_nncf(
     classifier: Classifier, graph: Graph, target: str, drawn: ImageSet, seed: int, isa: Isa
-) -> _Quantized:
+) -> Quantized:
     singles = list(crops(drawn, classifier.preprocess, batch=1))
     artifact = target_module(target).quantize_with_nncf(graph, singles, isa)  # type: ignore[attr-defined]
-    return _Quantized(artifact, None, _record(drawn, seed), "nncf")
+    return Quantized(artifact, None, _record(drawn, seed), "nncf")
 
 
 def _record(drawn: ImageSet, seed: int) -> CalibrationRecord:
     hashes = tuple(sorted(image.sha256 for image in drawn.images))
     return CalibrationRecord(sha256=drawn.digest, seed=seed, images=hashes)
-
-
-def _assemble(
-    classifier: Classifier,
-    graph: Graph,
-    target: str,
-    precision: Precision,
-    artifact: Artifact,
-    quantized: _Quantized | None,
-) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest with golden samples that the engine has just answered, and all members."""
-    plan = quantized.plan if quantized else None
-    pictures = golden_pictures()
-    files = {**artifact.files, **({"plan.json": plan.to_json()} if plan else {}), **pictures}
-    manifest = Manifest(
-        name=f"{classifier.name}-{target}-{precision}",
-        target=target,
-        precision=precision,
-        preprocess=classifier.preprocess,
-        labels=classifier.labels,
-        padding=artifact.padding,
-        artifact=tuple(artifact.files),
-        passport=artifact.passport,
-        provenance=Provenance(
-            model=classifier.model,
-            checkpoint_sha256=classifier.checkpoint_sha256,
-            graph_sha256=graph.digest,
-            plan_sha256=plan.digest if plan else None,
-            quantizer=quantized.quantizer if quantized else None,
-            calibration=quantized.calibration if quantized else None,
-            preprocess_source=dict(classifier.preprocess_source),
-            versions=_versions(),
-        ),
-        golden=(),
-        golden_tolerance=1.0,
-        members=members_of(files),
-    )
-    return _with_golden(manifest, artifact, graph, pictures), files
-
-
-def _with_golden(manifest: Manifest, artifact: Artifact, graph: Graph, pictures: dict[str, bytes]) -> Manifest:
-    if artifact.stand_in is None:
-        engine = engine_module(manifest.target).open_engine(list(artifact.files.values()), manifest, cpu_count())
-    else:
-        engine = engine_module("onnxruntime").open_engine([artifact.stand_in], manifest, cpu_count())
-    samples, largest = [], 1.0
-    try:
-        for name, picture in pictures.items():
-            pixels = manifest.preprocess.pixels(picture)
-            logits = engine.infer(Session.pad(pixels[None], manifest.padding))[0]
-            if logits.shape != (len(manifest.labels),) or not np.isfinite(logits).all():
-                raise EngineError(
-                    f"{manifest.name} answers a golden sample with logits of shape {logits.shape}, "
-                    f"{np.count_nonzero(~np.isfinite(logits))} of them not finite; {len(manifest.labels)} finite ones "
-                    "were expected. Nothing was written."
-                )
-            largest = max(largest, float(np.abs(logits).max()))
-            if manifest.precision == "fp32":
-                difference = float(np.abs(logits - run_onnx(graph.proto, pixels[None])[0]).max())
-                if difference > 1e-3 * largest:
-                    raise EngineError(
-                        f"{manifest.name}: the engine's logits are up to {difference:.3g} off the float graph's where "
-                        f"{1e-3 * largest:.3g} is allowed. Nothing was written. Choose another --target, and report it."
-                    )
-            samples.append(GoldenSample(name, hashlib.sha256(pixels.tobytes()).hexdigest(), tuple(map(float, logits))))
-    finally:
-        engine.close()
-    # Float engines round differently on another CPU; through integers that may move a code here and there.
-    part = artifact.golden_tolerance or (0.05 if manifest.precision == "int8" else 1e-3)
-    tolerance = float(f"{largest * part:.2g}")
-    return msgspec.structs.replace(manifest, golden=tuple(samples), golden_tolerance=tolerance)
-
-
-def _versions() -> dict[str, str]:
-    """What took part: the packages that this process has loaded."""
-    loaded = {package: metadata.version(package) for module, package in _PACKAGES.items() if module in sys.modules}
-    return {"edgecls": __version__, **loaded}

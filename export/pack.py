@@ -1,15 +1,135 @@
-"""Artifact to bundle: golden samples, and the writer of bundles, which devices have too."""
+"""Artifact to bundle: the manifest, golden samples that an engine has just answered, and all members."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import sys
+from dataclasses import dataclass
+from importlib import metadata
 
+import msgspec
 import numpy as np
 from PIL import Image
 
-from edgecls.runtime.bundle_writer import members_of, write_bundle
+from edgecls import __version__
+from edgecls.calibration.graph import Graph
+from edgecls.calibration.plan import QuantPlan
+from edgecls.export.targets import Artifact
+from edgecls.export.trace import run_onnx
+from edgecls.models.classifier import Classifier
+from edgecls.runtime.bundle import CalibrationRecord, GoldenSample, Manifest, Precision, Provenance
+from edgecls.runtime.bundle_writer import members_of
+from edgecls.runtime.cpu import cpu_count
+from edgecls.runtime.engines import engine_module
+from edgecls.runtime.errors import EngineError
+from edgecls.runtime.session import Session
 
-__all__ = ["golden_pictures", "members_of", "write_bundle"]
+_PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "onnx": "onnx",
+    "onnx_ir": "onnx-ir",
+    "onnxscript": "onnxscript",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "nncf": "nncf",
+    "numpy": "numpy",
+    "PIL": "pillow",
+}
+"""Modules that may take part in an export, and the distributions that bring them."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An INT8 artifact and what it was made with."""
+
+    artifact: Artifact
+    plan: QuantPlan | None
+    calibration: CalibrationRecord
+    quantizer: str
+
+
+def assemble(
+    classifier: Classifier,
+    graph: Graph,
+    target: str,
+    precision: Precision,
+    artifact: Artifact,
+    quantized: Quantized | None,
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest with golden samples that the engine has just answered, and all members.
+
+    Raises:
+        EngineError: The engine's answers are not finite, or not those of the float graph.
+    """
+    plan = quantized.plan if quantized else None
+    pictures = golden_pictures()
+    files = {**artifact.files, **({"plan.json": plan.to_json()} if plan else {}), **pictures}
+    manifest = Manifest(
+        name=f"{classifier.name}-{target}-{precision}",
+        target=target,
+        precision=precision,
+        preprocess=classifier.preprocess,
+        labels=classifier.labels,
+        padding=artifact.padding,
+        artifact=tuple(artifact.files),
+        passport=artifact.passport,
+        provenance=Provenance(
+            model=classifier.model,
+            checkpoint_sha256=classifier.checkpoint_sha256,
+            graph_sha256=graph.digest,
+            plan_sha256=plan.digest if plan else None,
+            quantizer=quantized.quantizer if quantized else None,
+            calibration=quantized.calibration if quantized else None,
+            preprocess_source=dict(classifier.preprocess_source),
+            versions=_versions(),
+        ),
+        golden=(),
+        golden_tolerance=1.0,
+        members=members_of(files),
+    )
+    return _with_golden(manifest, artifact, graph, pictures), files
+
+
+def _with_golden(manifest: Manifest, artifact: Artifact, graph: Graph, pictures: dict[str, bytes]) -> Manifest:
+    if artifact.stand_in is None:
+        engine = engine_module(manifest.target).open_engine(list(artifact.files.values()), manifest, cpu_count())
+    else:
+        engine = engine_module("onnxruntime").open_engine([artifact.stand_in], manifest, cpu_count())
+    samples, largest = [], 1.0
+    try:
+        for name, picture in pictures.items():
+            pixels = manifest.preprocess.pixels(picture)
+            logits = engine.infer(Session.pad(pixels[None], manifest.padding))[0]
+            if logits.shape != (len(manifest.labels),) or not np.isfinite(logits).all():
+                raise EngineError(
+                    f"{manifest.name} answers a golden sample with logits of shape {logits.shape}, "
+                    f"{np.count_nonzero(~np.isfinite(logits))} of them not finite; {len(manifest.labels)} finite ones "
+                    "were expected. Nothing was written."
+                )
+            largest = max(largest, float(np.abs(logits).max()))
+            if manifest.precision == "fp32":
+                difference = float(np.abs(logits - run_onnx(graph.proto, pixels[None])[0]).max())
+                if difference > 1e-3 * largest:
+                    raise EngineError(
+                        f"{manifest.name}: the engine's logits are up to {difference:.3g} off the float graph's where "
+                        f"{1e-3 * largest:.3g} is allowed. Nothing was written. Choose another --target, and report it."
+                    )
+            samples.append(GoldenSample(name, hashlib.sha256(pixels.tobytes()).hexdigest(), tuple(map(float, logits))))
+    finally:
+        engine.close()
+    # Float engines round differently on another CPU; through integers that may move a code here and there.
+    part = artifact.golden_tolerance or (0.05 if manifest.precision == "int8" else 1e-3)
+    tolerance = float(f"{largest * part:.2g}")
+    return msgspec.structs.replace(manifest, golden=tuple(samples), golden_tolerance=tolerance)
+
+
+def _versions() -> dict[str, str]:
+    """What took part: the packages that this process has loaded."""
+    loaded = {package: metadata.version(package) for module, package in _PACKAGES.items() if module in sys.modules}
+    return {"edgecls": __version__, **loaded}
 
 
 def golden_pictures() -> dict[str, bytes]:

@@ -146,7 +146,7 @@ def bundle_parts(small, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def bundle_path(bundle_parts, tmp_path: Path) -> Path:
     """A fresh copy of that bundle."""
-    from edgecls.export.pack import write_bundle
+    from edgecls.runtime.bundle_writer import write_bundle
 
     path = tmp_path / "small.edgecls"
     write_bundle(path, *bundle_parts)

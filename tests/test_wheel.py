@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import tomllib
 
-from edgecls.export.pack import write_bundle
+from edgecls.runtime.bundle_writer import write_bundle
 
 REPOSITORY = Path(__file__).parents[1]
 MAIN = "import sys; from edgecls.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from edgecls import cli
-from edgecls.export.pack import members_of, write_bundle
 from edgecls.runtime import Labels, errors
+from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.verify import VerifyResult
 
 VERBS = ["bench", "classify", "demo", "export", "gate", "inspect", "targets", "verify"]

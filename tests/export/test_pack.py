@@ -5,8 +5,9 @@ import msgspec
 import pytest
 from PIL import Image
 
-from edgecls.export.pack import golden_pictures, members_of, write_bundle
+from edgecls.export.pack import golden_pictures
 from edgecls.runtime import Bundle, InputError
+from edgecls.runtime.bundle_writer import members_of, write_bundle
 
 
 def test_golden_pictures_are_drawn_the_same_every_time_and_lie_both_ways():
