@@ -15,6 +15,7 @@ from edgecls.options import model_options, output_option, output_options, seed_o
 from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, one_of
 
 if TYPE_CHECKING:
+    from edgecls.export.job import ExportResult
     from edgecls.models import Classifier
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -131,6 +132,12 @@ def command(
             progress=progress,
             **options,
         )
+    _tell(console, result)
+    return 0
+
+
+def _tell(console: Console, result: ExportResult) -> None:
+    """Says what was made, and what to do with it next."""
     manifest, passport = result.manifest, result.manifest.passport
     document = {
         "path": result.path,
@@ -146,20 +153,20 @@ def command(
     lines = [
         f"{result.path or 'checked, nothing written'}  {size_text(result.size_bytes)}",
         f"  made for    {made_for}{f', {passport.isa}' if passport.isa else ''}",
-        f"  parity      {result.parity_max_abs:.1e} largest difference of a logit, float graph to torch",
+        f"  parity      {result.parity_max_abs:.1e} largest difference of a logit, float graph to network",
     ]
     if passport.nodes_int8:
         lines.insert(2, f"  integers    {passport.nodes_int8} of {passport.nodes} operations")
     console.result(document, "\n".join(lines))
-    if result.path is not None and manifest.unbuilt:
-        console.next(f"edgecls build {result.path}   (on the device)")
-    elif result.path is not None:
-        console.next(
-            f"edgecls bench {quoted(result.path)} --data DIR --reference FP32.edgecls -o report.json"
-            if precision == "int8"
-            else f"edgecls classify {quoted(result.path)} IMAGE"
-        )
-    return 0
+    if result.path is None:
+        return
+    bundle = quoted(result.path)
+    if manifest.unbuilt:
+        console.next(f"edgecls build {bundle}   (on the device)")
+    elif manifest.precision == "int8":
+        console.next(f"edgecls bench {bundle} --data DIR --reference FP32.edgecls -o report.json")
+    else:
+        console.next(f"edgecls classify {bundle} IMAGE")
 
 
 def _tensorrt_version(device: str | None, version: str | None) -> str | None:
