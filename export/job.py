@@ -9,6 +9,7 @@ from typing import Literal
 from edgecls.calibration.collect import calibration_set, collect_histograms, crops
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, make_plan
+from edgecls.export.agreement import PICTURES, compare_with_float
 from edgecls.export.pack import Quantized, assemble
 from edgecls.export.targets import ANY_GPU, Gpu, target_module
 from edgecls.export.trace import Trace, trace
@@ -110,9 +111,13 @@ def export_bundle(
         artifact = quantized.artifact
     with progress.stage("Answering golden samples"):
         manifest, files = assemble(classifier, graph, target, precision, artifact, quantized)
+    notes = (*classifier.notes, *artifact.notes)
+    if quantized is not None and drawn is not None:
+        with progress.stage("Comparing with the float graph"):
+            seen = crops(drawn.take(PICTURES), classifier.preprocess)
+            notes = (*notes, compare_with_float(graph, manifest, artifact, seen).note)
     if not check:
         write_bundle(output, manifest, files)
-    notes = (*classifier.notes, *artifact.notes)
     for note in notes:
         progress.note(note)
     size = sum(map(len, files.values())) if check else output.stat().st_size

@@ -21,7 +21,7 @@ from edgecls.models.classifier import Classifier
 from edgecls.runtime.bundle import CalibrationRecord, GoldenSample, Manifest, Precision, Provenance
 from edgecls.runtime.bundle_writer import members_of
 from edgecls.runtime.cpu import cpu_count
-from edgecls.runtime.engines import engine_module
+from edgecls.runtime.engines import Engine, engine_module
 from edgecls.runtime.errors import EngineError
 from edgecls.runtime.session import Session
 
@@ -93,11 +93,15 @@ def assemble(
     return _with_golden(manifest, artifact, graph, pictures), files
 
 
-def _with_golden(manifest: Manifest, artifact: Artifact, graph: Graph, pictures: dict[str, bytes]) -> Manifest:
+def answering_engine(manifest: Manifest, artifact: Artifact) -> Engine:
+    """The artifact on its own engine, or on ONNX Runtime where that need not be on this machine."""
     if artifact.stand_in is None:
-        engine = engine_module(manifest.target).open_engine(list(artifact.files.values()), manifest, cpu_count())
-    else:
-        engine = engine_module("onnxruntime").open_engine([artifact.stand_in], manifest, cpu_count())
+        return engine_module(manifest.target).open_engine(list(artifact.files.values()), manifest, cpu_count())
+    return engine_module("onnxruntime").open_engine([artifact.stand_in], manifest, cpu_count())
+
+
+def _with_golden(manifest: Manifest, artifact: Artifact, graph: Graph, pictures: dict[str, bytes]) -> Manifest:
+    engine = answering_engine(manifest, artifact)
     samples, largest = [], 1.0
     try:
         for name, picture in pictures.items():
