@@ -90,25 +90,20 @@ def export_bundle(
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
     graph, quantized = traced.graph, None
-    if precision == "int8" and quantizer == "nncf":
-        assert drawn is not None
+    if quantizer == "nncf" and drawn is not None:
         with progress.stage("Quantizing with NNCF"):
             quantized = _quantize_with_nncf(classifier, graph, target, drawn, seed, isa)
-    elif precision == "int8":
-        solved = (
-            _solve_plan(classifier, graph, drawn, seed, threads, progress)
-            if drawn is not None
-            else QuantPlan.read(plan or Path(), graph)
-        )
-        with progress.stage(f"Compiling for {target}"):
-            artifact = module.compile_artifact(graph, "int8", solved, isa, gpu)
-        quantized = Quantized(artifact, solved, solved.calibration, "edgecls")
-    if quantized is None:
-        ranges = _solve_plan(classifier, graph, drawn, seed, threads, progress) if drawn is not None else None
+        artifact = quantized.artifact
+    else:
+        ranges = None
+        if drawn is not None:
+            ranges = _solve_plan(classifier, graph, drawn, seed, threads, progress)
+        elif plan is not None:
+            ranges = QuantPlan.read(plan, graph)
         with progress.stage(f"Compiling for {target}"):
             artifact = module.compile_artifact(graph, precision, ranges, isa, gpu)
-    else:
-        artifact = quantized.artifact
+        if precision == "int8" and ranges is not None:
+            quantized = Quantized(artifact, ranges, ranges.calibration, "edgecls")
     with progress.stage("Answering golden samples"):
         manifest, files = assemble(classifier, graph, target, precision, artifact, quantized)
     notes = (*classifier.notes, *artifact.notes)
