@@ -10,10 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.bench.report import Accuracy, ClassCounts
+from edgecls.bench.metrics import (
+    MAX_CONFUSION_CLASSES,
+    classification_metrics,
+    confusion_matrix,
+    has_scikit_learn,
+    top_classes,
+)
+from edgecls.bench.report import Accuracy
 from edgecls.bench.statistics import confidence_interval, mcnemar_mid_p, upper_bound
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.cpu import cpu_count
@@ -23,8 +31,6 @@ from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
 from edgecls.runtime.progress import Advance
 from edgecls.runtime.session import Session
-
-TOP = 5
 
 Unreadable = tuple[ImageFile, str]
 """A picture, and why it cannot be read."""
@@ -40,12 +46,15 @@ class Answers:
         top: One array a run, `int32 [images, min(5, classes)]`, best class first; -1 where the logits were not finite.
         kl: One array a run, `float64 [images]`, nats: divergence of the softmax from the reference's; NaN where
             either was not finite. None without a reference.
+        scores: One array a run, `float32 [images, classes]`, logarithms of the probabilities; NaN where the logits
+            were not finite. None without labels, or without scikit-learn, which alone wants them.
     """
 
     images: tuple[ImageFile, ...]
     unreadable: tuple[Unreadable, ...]
     top: tuple[NDArray[np.int32], ...]
     kl: tuple[NDArray[np.float64], ...] | None
+    scores: tuple[NDArray[np.float32], ...] | None
 
     @property
     def labels(self) -> NDArray[np.int32] | None:
@@ -58,8 +67,16 @@ class Answers:
         """Pictures for which a run's logits held NaN or infinity."""
         return int(np.count_nonzero(self.top[run][:, 0] < 0))
 
-    def write(self, path: Path) -> None:
-        """Saves `path`, `sha256`, `label` (-1: none), and for each run `runN_top` and `runN_kl`, as `.npz`."""
+    def write(self, path: Path, classes: int) -> None:
+        """Saves the answers as `.npz`.
+
+        It holds `path`, `sha256`, `label` (-1: none), and for each run `runN_top` and `runN_kl`; for more than 100
+        classes with labels also `runN_confusion`, `int32 [classes, classes]`: label, answer.
+
+        Args:
+            path: The file.
+            classes: How many there are.
+        """
         arrays: dict[str, NDArray[np.generic]] = {
             "path": np.array([image.path for image in self.images], dtype=np.str_),
             "sha256": np.array([image.sha256 for image in self.images], dtype=np.str_),
@@ -67,6 +84,12 @@ class Answers:
         }
         arrays |= {f"run{run}_top": top for run, top in enumerate(self.top)}
         arrays |= {f"run{run}_kl": kl for run, kl in enumerate(self.kl or ())}
+        truth = self.labels
+        if truth is not None and classes > MAX_CONFUSION_CLASSES:
+            arrays |= {
+                f"run{run}_confusion": confusion_matrix(truth, top[:, 0], classes).astype(np.int32)
+                for run, top in enumerate(self.top)
+            }
         with atomic_file(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -76,7 +99,8 @@ def classify_images(
 ) -> Answers:
     """Gives every picture to every session, one at a time as a device does, while the next ones are decoded.
 
-    Memory does not grow with the number of pictures but for the answers themselves.
+    Memory does not grow with the number of pictures but for the answers themselves: with labels and scikit-learn, 4
+    bytes for each picture, class and run.
 
     Args:
         sessions: The runs.
@@ -91,16 +115,22 @@ def classify_images(
     unreadable: list[Unreadable] = []
     top: list[list[NDArray[np.int32]]] = [[] for _ in sessions]
     kl: list[list[float]] = [[] for _ in sessions]
-    for image, pixels in _decode_ahead(images, [session.preprocess for session in sessions]):
+    labelled = all(image.label is not None for image in images.images)
+    scores: list[NDArray[np.float32]] | None = [] if labelled and has_scikit_learn() else None
+    for image, pixels in decode_ahead(images, [session.preprocess for session in sessions]):
         if isinstance(pixels, str):
             unreadable.append((image, pixels))
         else:
-            seen.append(image)
-            logits = [session.logits(pixels[_pixels_key(session.preprocess)])[0] for session in sessions]
+            logits = [session.logits(pixels[pixels_key(session.preprocess)])[0] for session in sessions]
+            if scores is not None:
+                scores = scores or [np.empty((len(images), len(values)), np.float32) for values in logits]
             for run, values in enumerate(logits):
-                top[run].append(_top(values))
+                top[run].append(top_classes(values[None])[0])
+                if scores is not None:
+                    scores[run][len(seen)] = log_softmax(values)
                 if reference is not None:
                     kl[run].append(_divergence(logits[reference], values))
+            seen.append(image)
         advance(1)
     if not seen:
         raise nothing_readable(images, unreadable)
@@ -109,6 +139,7 @@ def classify_images(
         unreadable=tuple(unreadable),
         top=tuple(np.array(rows, dtype=np.int32).reshape(len(seen), -1) for rows in top),
         kl=None if reference is None else tuple(np.array(values, dtype=np.float64) for values in kl),
+        scores=None if scores is None else tuple(rows[: len(seen)] for rows in scores),
     )
 
 
@@ -124,16 +155,16 @@ def nothing_readable(images: ImageSet, unreadable: Sequence[Unreadable]) -> Inpu
 PixelsKey = tuple[object, ...]
 
 
-def _pixels_key(preprocess: Preprocess) -> PixelsKey:
+def pixels_key(preprocess: Preprocess) -> PixelsKey:
     """Equal for two preprocessings that give the same pixels: normalisation and colour order are the graph's."""
     return preprocess.mode, preprocess.resize_px, preprocess.crop_px, preprocess.interpolation, preprocess.exif
 
 
-def _decode_ahead(
+def decode_ahead(
     images: ImageSet, preprocesses: Sequence[Preprocess]
 ) -> Iterator[tuple[ImageFile, Mapping[PixelsKey, NDArray[np.uint8]] | str]]:
     """Decodes a bounded number of pictures ahead in threads (Pillow releases the lock), keeping their order."""
-    distinct = {_pixels_key(preprocess): preprocess for preprocess in preprocesses}
+    distinct = {pixels_key(preprocess): preprocess for preprocess in preprocesses}
     workers = min(8, cpu_count())
     pending: deque[tuple[ImageFile, Future[Mapping[PixelsKey, NDArray[np.uint8]] | str]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="edgecls-decode") as pool:
@@ -166,23 +197,19 @@ def _read_pixels(
         return str(error)
 
 
-def _top(logits: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The best classes, best first; of equals the lower index."""
-    if not np.isfinite(logits).all():
-        return np.full(min(TOP, logits.size), -1, dtype=np.int32)
-    return np.argsort(-logits, kind="stable")[:TOP].astype(np.int32)
-
-
 def _divergence(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
     """KL(softmax(reference) || softmax(candidate)), nats, in float64."""
     if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
         return float("nan")
-    log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
+    log_p, log_q = log_softmax(reference), log_softmax(candidate)
     # Rounding can take the sum of equals a hair below 0.
     return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q))))
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logarithms of the probabilities of one picture, `float64 [classes]`; NaN where a logit is not finite."""
+    if not np.isfinite(logits).all():
+        return np.full(logits.shape, np.nan)
     shifted = logits.astype(np.float64) - float(logits.max())
     result: NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted)))
     return result
@@ -200,9 +227,10 @@ def summarise(answers: Answers, run: int, reference: int | None, labels: Labels,
     """
     n = len(answers.images)
     truth, predicted = answers.labels, answers.top[run][:, 0]
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"n": n}
     if truth is not None:
-        fields |= _labelled(truth, answers.top[run], labels)
+        scores = None if answers.scores is None else answers.scores[run]
+        fields |= msgspec.structs.asdict(classification_metrics(truth, answers.top[run], scores, labels))
     if reference is not None:
         reference_predicted = answers.top[reference][:, 0]
         fields["top1_disagreement"] = float(np.mean(predicted != reference_predicted))
@@ -212,7 +240,7 @@ def summarise(answers: Answers, run: int, reference: int | None, labels: Labels,
             right, reference_right = predicted == truth, reference_predicted == truth
             b, c = int(np.sum(reference_right & ~right)), int(np.sum(right & ~reference_right))
             fields |= _paired(b, c, n, exact=run == reference)
-    return Accuracy(n=n, predictions=predictions, **fields)
+    return Accuracy(predictions=predictions, **fields)
 
 
 def _paired(b: int, c: int, n: int, *, exact: bool) -> dict[str, Any]:
@@ -226,30 +254,4 @@ def _paired(b: int, c: int, n: int, *, exact: bool) -> dict[str, Any]:
         "upper95_one_sided_pp": 0.0 if exact else 100 * upper_bound(b, c, n, 0.05),
         "mcnemar_mid_p": mcnemar_mid_p(b, c),
         "flip_rate": (b + c) / n,
-    }
-
-
-def _labelled(truth: NDArray[np.int32], top: NDArray[np.int32], labels: Labels) -> dict[str, Any]:
-    """The fields that compare answers with labels."""
-    hits = top == truth[:, None]
-    right = hits[:, 0]
-    n = np.bincount(truth, minlength=len(labels))
-    correct = np.bincount(truth[right], minlength=len(labels))
-    predicted = np.bincount(top[:, 0][top[:, 0] >= 0], minlength=len(labels))
-    present = n > 0
-    return {
-        "top1": float(np.mean(right)),
-        "top5": float(np.mean(hits.any(axis=1))) if len(labels) >= TOP else None,
-        # F1 is 2 correct / (n + predicted), and 0 / 0 cannot be where n is not 0.
-        "macro_f1": float(np.mean(2 * correct[present] / (n + predicted)[present])),
-        "per_class": tuple(
-            ClassCounts(
-                index=index,
-                label=labels.names[index],
-                n=int(n[index]),
-                correct=int(correct[index]),
-                predicted=int(predicted[index]),
-            )
-            for index in map(int, np.flatnonzero(present | (predicted > 0)))
-        ),
     }

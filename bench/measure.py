@@ -126,7 +126,7 @@ def measure(
         reference=None if reference_run is None else Reference(subjects[reference_run].bundle.sha256, reference_run),
         runs=runs,
     )
-    _write(report, output, answers, bench)
+    _write(report, output, answers, len(labels), bench)
     return report
 
 
@@ -284,13 +284,13 @@ def _dataset(images: ImageSet, n_unreadable: int, limit: int | None) -> Dataset:
     )
 
 
-def _write(report: Report, output: Path, answers: Answers | None, bench: _LatencyBench | None) -> None:
+def _write(report: Report, output: Path, answers: Answers | None, classes: int, bench: _LatencyBench | None) -> None:
     """Writes what stands beside the report first, so that a report never names a file that is not there."""
     # What an earlier measurement of this name left would be taken for this one's.
     for stale in (predictions_path(output), samples_path(output)):
         stale.unlink(missing_ok=True)
     if answers is not None:
-        answers.write(predictions_path(output))
+        answers.write(predictions_path(output), classes)
     if bench is not None:
         write_samples(bench.traces, samples_path(output))
     write_report(report, output)

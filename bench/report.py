@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from edgecls.bench.metrics import ClassificationMetrics
 from edgecls.bench.statistics import Verdict
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.bundle import Precision
@@ -171,34 +172,14 @@ class PreprocessRecord(msgspec.Struct, frozen=True):
     settings: Preprocess
 
 
-class ClassCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """One class: recall is `correct` / `n`, precision `correct` / `predicted`."""
-
-    index: int
-    label: str
-    n: int
-    """Pictures of the class."""
-    correct: int
-    """Those that were given the class."""
-    predicted: int
-    """Pictures of any class that were given the class."""
-
-
-class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
+class Accuracy(ClassificationMetrics, frozen=True, kw_only=True):
     """Answers against the labels and against the reference.
 
     Without labels, what needs them is null; without a reference, what is paired is null.
     """
 
-    n: int
-    """Pictures that were classified."""
     predictions: str
     """Name of the file beside the report that holds every answer."""
-    top1: float | None = None
-    top5: float | None = None
-    """Null for fewer than 5 classes too."""
-    macro_f1: float | None = None
-    """Mean F1 over the classes that have pictures in the data set."""
     b: int | None = None
     """Pictures that only the reference gets right."""
     c: int | None = None
@@ -218,8 +199,6 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     kl_mean: float | None = None
     """Kullback-Leibler divergence of the softmax from the reference's, nats, mean over pictures."""
     kl_p99: float | None = None
-    per_class: tuple[ClassCounts, ...] | None = None
-    """Classes that occur, as label or as answer."""
 
 
 class LaunchLatency(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from edgecls.console import Console
 from edgecls.parameter_types import INPUT_FILE, one_of, output_file, rgb
 
 if TYPE_CHECKING:
-    from edgecls.models import Classifier
+    from edgecls.models import Classifier, PreprocessOverride
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,39 +87,65 @@ def output_option(help_text: str, default: str | None = None) -> Callable[[Comma
 
 
 def model_options(command: Command) -> Command:
-    """MODEL, its weights and labels, and what overrides its preprocessing.
+    """MODEL, its weights, labels or zero-shot classes, and what overrides its preprocessing.
 
     The command receives them as `open_model`, a function without arguments that returns the `Classifier`: nothing
     heavy is imported before the command has checked the rest of its options.
     """
 
     @functools.wraps(command)
-    def with_model(*args: Any, model: str | None, checkpoint: Path | None, match: Any, **rest: Any) -> Any:
+    def with_model(
+        *args: Any, model: str | None, checkpoint: Path | None, match: Any, override: PreprocessOverride, **rest: Any
+    ) -> Any:
         if model is None:
             raise click.UsageError(
-                "no MODEL: give a torchvision or timm name, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY or an .onnx file, "
-                "or write `model = ...` into edgecls.toml."
+                "no MODEL: give a torchvision or timm name, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, an .onnx file "
+                "or clip:NAME, or write `model = ...` into edgecls.toml."
             )
-        labels = rest.pop("labels")
-        override = {field: rest.pop(field) for field in _PREPROCESS_FIELDS}
+        from edgecls.models import check_zero_shot
+        from edgecls.runtime import Labels
+
+        labels, classes = (
+            None if file is None else Labels.from_file(file) for file in (rest.pop("labels"), rest.pop("classes"))
+        )
+        templates = rest.pop("templates")
+        check_zero_shot(model, classes, templates, labels)
 
         def open_model() -> Classifier:
-            from edgecls.models import PreprocessOverride, open_classifier
-            from edgecls.runtime import Labels
+            from edgecls.models import open_classifier
 
             return open_classifier(
                 model,
                 checkpoint=checkpoint,
                 match=match,
-                labels=None if labels is None else Labels.from_file(labels),
-                override=PreprocessOverride(**override),
+                labels=labels,
+                override=override,
+                classes=classes,
+                templates=templates,
             )
 
         return command(*args, open_model=open_model, **rest)
 
-    for decorate in reversed([*_MODEL_OPTIONS, *_PREPROCESS_FIELDS.values()]):
-        with_model = decorate(with_model)
-    return with_model  # type: ignore[return-value]
+    decorated: Any = preprocess_options(with_model)
+    for decorate in reversed(_MODEL_OPTIONS):
+        decorated = decorate(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def preprocess_options(command: Command) -> Command:
+    """What overrides a model's preprocessing; the command receives a `PreprocessOverride` as `override`."""
+
+    @functools.wraps(command)
+    def with_override(*args: Any, **rest: Any) -> Any:
+        from edgecls.models import PreprocessOverride
+
+        override = PreprocessOverride(**{field: rest.pop(field) for field in _PREPROCESS_FIELDS})
+        return command(*args, override=override, **rest)
+
+    decorated: Any = with_override
+    for decorate in reversed(_PREPROCESS_FIELDS.values()):
+        decorated = decorate(decorated)
+    return decorated  # type: ignore[no-any-return]
 
 
 _MODEL_OPTIONS = [
@@ -134,6 +160,17 @@ _MODEL_OPTIONS = [
     ),
     click.option(
         "--labels", type=INPUT_FILE, metavar="FILE", help="A class a line: `name`, `id name` or id, TAB, name."
+    ),
+    click.option(
+        "--classes", type=INPUT_FILE, metavar="FILE", help="What a clip: model tells apart, in the format of --labels."
+    ),
+    click.option(
+        "--template",
+        "templates",
+        multiple=True,
+        metavar="TEXT",
+        help="Text that a clip: model's classes are put into at {}; repeat it to average several. "
+        "[default: a photo of a {}]",
     ),
 ]
 

@@ -13,10 +13,18 @@ _UNKNOWN = "-"
 
 
 def report_table(report: Report, gate: GateResult | None = None) -> str:
-    """One line a run: size, accuracy, drop with its 95 % interval, latency; and the verdict where there is one."""
+    """One line a run: size, accuracy, drop with its 95 % interval, latency; and the verdict where there is one.
+
+    The balanced accuracy has a column where top-1 alone would mislead.
+    """
     verdicts = {run.name: run.verdict for run in gate.runs} if gate is not None else {}
     head = ["variant", "size", "top-1", "drop pp [95 %]", "p50 ms", "latency ratio [95 %]"]
     rows = [_cells(run) for run in report.runs]
+    if any(run.accuracy.warnings for run in report.runs if run.accuracy is not None):
+        place = head.index("top-1") + 1
+        head.insert(place, "balanced")
+        for row, run in zip(rows, report.runs, strict=True):
+            row.insert(place, percent_text(run.accuracy.balanced_accuracy if run.accuracy else None))
     if verdicts:
         head.append("verdict")
         rows = [[*row, verdicts.get(run.name, run.role)] for row, run in zip(rows, report.runs, strict=True)]
@@ -24,9 +32,8 @@ def report_table(report: Report, gate: GateResult | None = None) -> str:
 
 
 def _cells(run: Run) -> list[str]:
-    top1 = drop = p50 = ratio = _UNKNOWN
-    if run.accuracy is not None and run.accuracy.top1 is not None:
-        top1 = f"{100 * run.accuracy.top1:.2f} %"
+    drop = p50 = ratio = _UNKNOWN
+    top1 = percent_text(run.accuracy.top1 if run.accuracy else None)
     if run.role == "reference":
         drop = ratio = "reference"
     elif run.accuracy is not None and run.accuracy.drop_pp is not None:
@@ -36,6 +43,11 @@ def _cells(run: Run) -> list[str]:
         if run.role != "reference" and run.latency.ratio is not None:
             ratio = f"{run.latency.ratio:.2f}{_interval(run.latency.ratio_ci95, '.2f')}"
     return [run.name, size_text(run.artifact.size_bytes), top1, drop, p50, ratio]
+
+
+def percent_text(rate: float | None) -> str:
+    """A rate 0..1 for people."""
+    return _UNKNOWN if rate is None else f"{100 * rate:.2f} %"
 
 
 def _interval(ends: tuple[float, float] | None, style: str) -> str:

@@ -78,7 +78,7 @@ def export_bundle(
         MissingExtraError: A package is missing; the message names the extra.
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
-    _refuse_early(target, precision, calibration, plan, quantizer, gpu, output)
+    _refuse_early(classifier, target, precision, calibration, plan, quantizer, gpu, output)
     if not check:
         refuse_unwritable(output)
     module, drawn = target_module(target), None
@@ -120,6 +120,7 @@ def export_bundle(
 
 
 def _refuse_early(
+    classifier: Classifier,
     target: str,
     precision: Precision,
     calibration: ImageSet | None,
@@ -132,6 +133,9 @@ def _refuse_early(
     module = target_module(target)
     if reason := module.REFUSED.get(precision):
         raise UnsupportedError(f"{precision} on {target} is refused: {reason}.")
+    halves = precision == "fp16" and getattr(module, "COMPUTES_IN_HALF", False)
+    if classifier.float32_only and (precision == "int8" or halves):
+        raise UnsupportedError(f"{precision} is refused for {classifier.model}: {classifier.float32_only}.")
     if precision == "int8" and calibration is None and plan is None:
         raise InputError(
             "INT8 needs calibration pictures: pass --calibration DIR with real pictures of the kind that the device "

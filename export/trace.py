@@ -23,11 +23,12 @@ from edgecls.export.passes.free_batch import free_batch
 from edgecls.export.passes.name_by_module import name_by_module
 from edgecls.export.passes.resolve_auto_pad import resolve_auto_pad
 from edgecls.export.passes.restore_average_pool import restore_average_pool
+from edgecls.export.passes.split_constants import split_constants
 from edgecls.export.passes.take_bytes import take_bytes
 from edgecls.models.classifier import Classifier
+from edgecls.models.normalize import normalized
 from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 from edgecls.runtime.errors import EngineError, InputError, UnsupportedError
-from edgecls.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +65,7 @@ def trace(classifier: Classifier) -> Trace:
     with _quiet():
         # Whatever its size: what does not depend on the picture (standardised weights, position biases) is a constant.
         fold_constants(model, onnx_shape_inference=False, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+    split_constants(model)
     restore_average_pool(model)
     resolve_auto_pad(model)
     fold_gemm_factors(model)
@@ -102,14 +104,6 @@ def probe_pictures(crop_px: int, count: int) -> NDArray[np.uint8]:
     coarse = rng.uniform(0, 255, (count, 4, 4, 3)).repeat(-(-crop_px // 4), 1).repeat(-(-crop_px // 4), 2)
     field = coarse[:, :crop_px, :crop_px] + rng.normal(0, 20, (count, crop_px, crop_px, 3))
     return np.clip(np.rint(field), 0, 255).astype(np.uint8)
-
-
-def normalized(pictures: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """What the source network takes: float32 `[batch, 3, height, width]`, (x / 255 − mean) / std, its colour order."""
-    if preprocess.colour == "bgr":
-        pictures = pictures[..., ::-1]
-    floats = (pictures / 255.0 - np.asarray(preprocess.mean)) / np.asarray(preprocess.std)
-    return np.ascontiguousarray(floats.transpose(0, 3, 1, 2), np.float32)
 
 
 def run_onnx(model: bytes | Path, images: NDArray[np.generic], *, singly: bool = False) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Floor 3: checkpoints become a Classifier."""
 
 from edgecls.models.classifier import Classifier
-from edgecls.models.open import PreprocessOverride, open_classifier
+from edgecls.models.open import PreprocessOverride, check_zero_shot, open_classifier
 
-__all__ = ["Classifier", "PreprocessOverride", "open_classifier"]
+__all__ = ["Classifier", "PreprocessOverride", "check_zero_shot", "open_classifier"]

@@ -49,6 +49,10 @@ class Architecture(Protocol):
         """Changes the module's number of classes only."""
         ...
 
+    def head(self, module: nn.Module) -> tuple[str, ...]:
+        """Names of the last layers, whose outputs are the classes."""
+        ...
+
     def ignores(self, name: str) -> bool:
         """Whether a tensor belongs to a part that only training uses."""
         ...

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from edgecls.models.card import ModelCard
 from edgecls.runtime.errors import InputError
 
 StateDict: TypeAlias = dict[str, torch.Tensor]
@@ -86,6 +87,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights, notes = _unwrap(path, content)
     tensors = _checked_tensors(path, weights)
     return Checkpoint(path, sha256_of(path), tensors, getattr(weights, "_metadata", None), notes)
+
+
+def card_of(path: Path) -> ModelCard | None:
+    """What a file says about its own weights; None where it is not a safetensors file that edgecls wrote.
+
+    Raises:
+        InputError: It cannot be read; or its card is damaged or newer than this edgecls.
+    """
+    if recognise(path) != "safetensors":
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+    except (SafetensorError, OSError) as error:
+        raise _cut_off(path, error) from error
+    return ModelCard.from_metadata(path, metadata or {})
 
 
 def sha256_of(path: Path) -> str:
@@ -170,9 +189,13 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return dict(load_file(path, device="cpu"))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} begins like a safetensors file but is cut off or damaged ({error}): copy or download it again."
-        ) from error
+        raise _cut_off(path, error) from error
+
+
+def _cut_off(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} begins like a safetensors file but is cut off or damaged ({error}): copy or download it again."
+    )
 
 
 def _read_torch(path: Path, *, zipped: bool) -> object:

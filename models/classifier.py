@@ -34,3 +34,5 @@ class Classifier:
     notes: tuple[str, ...] = ()
     """What was assumed on the way and the user should read: which of two sets of weights was taken, how a head was
     rebuilt, …"""
+    float32_only: str | None = None
+    """Why INT8 and half-precision arithmetic are refused, and what to do instead; None where they are not."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from edgecls.models import torchvision_operators  # noqa: F401 (the factory may import torchvision)
 from edgecls.models.checkpoint import StateDict
+from edgecls.models.head import last_layer
 from edgecls.models.preprocess_override import NOTHING_KNOWN, KnownPreprocess
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.labels import Labels
@@ -115,6 +116,11 @@ class FactoryModel:
 
     def fit_classes(self, module: nn.Module, classes: int) -> None:
         """Nothing: the code decides."""
+
+    def head(self, module: nn.Module) -> tuple[str, ...]:
+        """The last linear or convolutional layer."""
+        layer = last_layer(module)
+        return (layer,) if layer else ()
 
     def ignores(self, name: str) -> bool:
         """Nothing: the code decides."""

@@ -46,6 +46,15 @@ def check_onnx(path: Path, crop_px: int) -> tuple[int, tuple[str, ...]]:
     return logits.shape[1], notes
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """The entries of a file's `metadata_props`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return {entry.key: entry.value for entry in _read(path).metadata_props}
+
+
 def _read(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

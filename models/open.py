@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from edgecls.models.classifier import Classifier
-from edgecls.models.preprocess_override import NOTHING_KNOWN, PreprocessOverride, resolve_preprocess
+from edgecls.models.preprocess_override import (
+    NOTHING_KNOWN,
+    KnownPreprocess,
+    PreprocessOverride,
+    resolve_preprocess,
+)
 from edgecls.runtime.errors import InputError, MissingExtraError
 from edgecls.runtime.labels import Labels
 
@@ -15,10 +23,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgecls.models.architecture import Architecture
+    from edgecls.models.card import ModelCard
     from edgecls.models.checkpoint import Checkpoint
 
-__all__ = ["PreprocessOverride", "open_classifier"]
+__all__ = ["PreprocessOverride", "check_zero_shot", "open_classifier"]
 
+_CLIP = "clip:"
+_TEMPLATE = "a photo of a {}"
 _EXTRA = frozenset({"torch", "torchvision", "timm", "onnx", "onnxruntime", "safetensors", "huggingface_hub"})
 
 
@@ -29,19 +40,26 @@ def open_classifier(
     match: Literal["name", "order"] = "name",
     labels: Labels | None = None,
     override: PreprocessOverride = PreprocessOverride(),  # noqa: B008 (frozen)
+    classes: Labels | None = None,
+    templates: tuple[str, ...] = (),
 ) -> Classifier:
     """Opens a trained image classifier.
 
     Args:
         model: A torchvision or timm name (`resnet18`; `timm:resnet18` and `torchvision:resnet18` where both have it, a
             bare name then means torchvision's; `timm:NAME.tag` for certain weights of timm), `path/to/file.py:factory`,
-            `package.module:factory`, or an `.onnx` file.
+            `package.module:factory`, an `.onnx` file, a `.safetensors` file that `edgecls train` wrote, or a CLIP of
+            open_clip's: `clip:ViT-B-32` with a checkpoint,
+            `clip:ViT-B-32/TAG` for a set of its weights, `clip:FILE` beside an `open_clip_config.json`.
         checkpoint: A file of weights, torch or safetensors, recognised by content. Wrappers of training scripts are
             opened; averaged (EMA) weights are taken where the file has both. The head takes the file's number of
             classes. None takes the library's weights, from its cache or the network.
         match: How the file's tensors find their places: by `name`, or by `order` where another code base named them.
         labels: Names of the classes; by default those that the library's weights have, else `0`, `1`, …
         override: Preprocessing that flags decide; the rest comes from torchvision's weights or timm's `pretrained_cfg`.
+        classes: What a `clip:` model is to tell apart; they are its labels.
+        templates: Texts that a `clip:` model's classes are put into, each with one `{}`; the embeddings of several are
+            averaged. By default `a photo of a {}`.
 
     Returns:
         The classifier; its torch module is float32, on the CPU, in evaluation mode, without gradients. The random
@@ -52,37 +70,126 @@ def open_classifier(
             to pass instead.
         MissingExtraError: torch and its companions are not installed.
     """
+    check_zero_shot(model, classes, templates, labels)
     try:
+        if classes is not None:
+            return _open_clip(model, checkpoint, match, classes, templates, override)
         if Path(model).suffix.lower() == ".onnx":
             return _open_onnx(model, checkpoint, labels, override)
+        if Path(model).suffix.lower() == ".safetensors":
+            return _open_trained(model, checkpoint, match, labels, override)
         return _open_torch(model, checkpoint, match, labels, override)
     except ModuleNotFoundError as error:
+        if error.name == "open_clip":
+            raise MissingExtraError("clip", f"Opening {model}", "open_clip is not installed") from error
         if error.name in _EXTRA:
             raise MissingExtraError("export", "Opening a trained model", f"{error.name} is not installed") from error
         raise
 
 
+def check_zero_shot(model: str, classes: Labels | None, templates: tuple[str, ...], labels: Labels | None) -> None:
+    """Refuses classes, templates and labels that the model cannot have; costs no import.
+
+    Raises:
+        InputError: A `clip:` model has no classes, two that read the same, or labels beside them; another model has
+            classes or templates; or a template does not have one place for a class.
+    """
+    if not model.startswith(_CLIP):
+        if classes is not None or templates:
+            raise InputError(
+                f"--classes and --template are for zero-shot models, clip:NAME, and MODEL is {model}: leave them out. "
+                "What names the classes of a trained classifier is --labels FILE."
+            )
+        return
+    if classes is None:
+        raise InputError(f"{model} has no classes of its own: name them with --classes FILE, one a line.")
+    if labels is not None:
+        raise InputError(f"--classes are the labels of {model}: leave --labels out.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise InputError(f"--template {template!r} must hold one {{}}, where the class goes: 'a photo of a {{}}'.")
+    seen: dict[str, str] = {}
+    for name in classes.names:
+        first = seen.setdefault(" ".join(name.casefold().split()), name)
+        if first is not name:
+            raise InputError(f"--classes has {first!r} and {name!r}, which read the same: keep one of the two.")
+
+
 def _open_onnx(model: str, checkpoint: Path | None, labels: Labels | None, override: PreprocessOverride) -> Classifier:
+    from edgecls.models.card import ModelCard
     from edgecls.models.checkpoint import sha256_of
-    from edgecls.models.onnx_file import check_onnx
+    from edgecls.models.hog_onnx import FLOAT32_ONLY, MODEL
+    from edgecls.models.onnx_file import check_onnx, metadata_of
 
     path = Path(model)
     if checkpoint is not None:
         raise InputError(f"{model} holds its own weights: leave --checkpoint {checkpoint} out.")
     if not path.exists():
         raise InputError(f"there is no file {model}.")
-    preprocess, sources = resolve_preprocess(model, NOTHING_KNOWN, override)
+    card = ModelCard.from_metadata(path, metadata_of(path))
+    known = NOTHING_KNOWN
+    if card is not None:
+        _refuse_other_input(path, card, override)
+        known = _known_from_card(path, card)
+    preprocess, sources = resolve_preprocess(model, known, override)
     classes, notes = check_onnx(path, preprocess.crop_px)
+    if card is not None and len(card.labels) != classes:
+        raise InputError(f"{path} names {len(card.labels)} classes but answers {classes}: train it again.")
     return Classifier(
         name=_file_name(path.stem),
         model=model,
         source=path,
         preprocess=preprocess,
         preprocess_source=sources,
-        labels=_labels(labels, classes, None),
+        labels=_labels(labels, classes, None if card is None else card.labels),
         checkpoint_sha256=sha256_of(path),
         notes=notes,
+        float32_only=FLOAT32_ONLY if card is not None and card.model == MODEL else None,
     )
+
+
+def _known_from_card(path: Path, card: ModelCard) -> KnownPreprocess:
+    return KnownPreprocess(
+        source=f"the metadata of {path.name}", fields=msgspec.structs.asdict(card.preprocess), unusable={}
+    )
+
+
+def _refuse_other_input(path: Path, card: ModelCard, override: PreprocessOverride) -> None:
+    """How pictures are resized may be overridden; what a fixed graph takes may not."""
+    for name, flag in (("crop_px", "--crop"), ("mean", "--mean"), ("std", "--std"), ("colour", "--colour")):
+        given, trained = getattr(override, name), getattr(card.preprocess, name)
+        if given not in (None, trained):
+            raise InputError(f"{path} was trained with {flag} {trained}, it takes no {given}: leave {flag} out.")
+
+
+def _open_trained(
+    model: str,
+    checkpoint: Path | None,
+    match: Literal["name", "order"],
+    labels: Labels | None,
+    override: PreprocessOverride,
+) -> Classifier:
+    """A file of weights that says which network they belong to."""
+    from edgecls.models.checkpoint import card_of
+
+    path = Path(model)
+    if checkpoint is not None or match != "name":
+        raise InputError(f"{model} holds its own weights, by name: leave --checkpoint and --match out.")
+    if not path.exists():
+        raise InputError(f"there is no file {model}.")
+    card = card_of(path)
+    if card is None:
+        raise InputError(
+            f"{model} does not say which network its weights belong to: give that as MODEL, and --checkpoint {model}."
+        )
+    library, colon, _ = card.model.partition(":")
+    if colon and library not in {"torchvision", "timm"}:
+        # A file of weights must not decide which code runs.
+        raise InputError(
+            f"the network of {model} is code of your own, {card.model}: give that as MODEL, and --checkpoint {model}."
+        )
+    classifier = _open_torch(card.model, path, "name", labels, override)
+    return replace(classifier, name=_file_name(path.stem), model=model)
 
 
 def _open_torch(
@@ -93,7 +200,7 @@ def _open_torch(
     override: PreprocessOverride,
 ) -> Classifier:
     from edgecls.models.architecture import find_architecture
-    from edgecls.models.checkpoint import read_checkpoint, sha256_of
+    from edgecls.models.checkpoint import card_of, read_checkpoint, sha256_of
     from edgecls.models.rng import untouched_rng
 
     if match not in {"name", "order"}:
@@ -102,7 +209,9 @@ def _open_torch(
         raise InputError("--match order says how a file's tensors find their places: give --checkpoint FILE with it.")
     with untouched_rng():
         architecture = find_architecture(model)
-        preprocess, sources = resolve_preprocess(model, architecture.known_preprocess(), override)
+        card = None if checkpoint is None else card_of(checkpoint)
+        known = architecture.known_preprocess() if card is None else _known_from_card(checkpoint, card)
+        preprocess, sources = resolve_preprocess(model, known, override)
         notes: tuple[str, ...] = ()
         if checkpoint is None:
             module, file = architecture.trained(preprocess.crop_px)
@@ -110,30 +219,76 @@ def _open_torch(
         else:
             weights = read_checkpoint(checkpoint)
             module = architecture.build(preprocess.crop_px)
-            notes = (*weights.notes, *_load(architecture, model, module, weights, match))
+            notes = (*weights.notes, *load_checkpoint(architecture, model, module, weights, match))
             sha256 = weights.sha256
         module = module.cpu().float().eval().requires_grad_(False)
-        classes = _classes(model, module, preprocess.crop_px)
+        classes = count_classes(model, module, preprocess.crop_px)
     return Classifier(
         name=_file_name(architecture.name),
         model=model,
         source=module,
         preprocess=preprocess,
         preprocess_source=sources,
-        labels=_labels(labels, classes, architecture.default_labels(classes)),
+        labels=_labels(labels, classes, architecture.default_labels(classes) if card is None else card.labels),
         checkpoint_sha256=sha256,
         notes=notes,
     )
 
 
-def _load(
+def _open_clip(
+    model: str,
+    checkpoint: Path | None,
+    match: Literal["name", "order"],
+    classes: Labels,
+    templates: tuple[str, ...],
+    override: PreprocessOverride,
+) -> Classifier:
+    from edgecls.models.checkpoint import read_checkpoint
+    from edgecls.models.clip_zero_shot import ClipModel
+    from edgecls.models.rng import untouched_rng
+
+    if match != "name":
+        raise InputError(f"--match {match} is not for {model}: its weights are found by name. Leave it out.")
+    with untouched_rng():
+        clip = ClipModel.find(model)
+        if clip.file is not None and checkpoint is not None:
+            raise InputError(f"{model} holds its own weights: leave --checkpoint {checkpoint} out.")
+        preprocess, sources = resolve_preprocess(model, clip.known_preprocess(), override)
+        weights = read_checkpoint(checkpoint or clip.weights_file())
+        towers = clip.build(preprocess.crop_px)
+        notes = (*weights.notes, *clip.load(towers, weights))
+        if not templates:
+            templates = (_TEMPLATE,)
+            notes = (*notes, f"no --template: the classes are read as '{_TEMPLATE}'")
+        module = clip.zero_shot(towers, classes, templates)
+        count_classes(model, module, preprocess.crop_px)
+    return Classifier(
+        name=_file_name(clip.name),
+        model=model,
+        source=module,
+        preprocess=preprocess,
+        preprocess_source=sources,
+        labels=classes,
+        checkpoint_sha256=weights.sha256,
+        notes=notes,
+    )
+
+
+def load_checkpoint(
     architecture: Architecture,
     model: str,
     module: nn.Module,
     checkpoint: Checkpoint,
     match: Literal["name", "order"],
 ) -> tuple[str, ...]:
-    """Loads all of a checkpoint into a module, in place; what the user should know."""
+    """Loads all of a checkpoint into a module, in place, whose head takes the checkpoint's number of classes.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        InputError: The checkpoint does not fit; the message lists where they differ.
+    """
     from edgecls.models.matching import Differences, load_by_name, mismatch, names_from_order
 
     weights = checkpoint.renamed(module.state_dict().keys()).without(architecture.ignores)
@@ -174,8 +329,12 @@ def _rows_of_last(checkpoint: Checkpoint) -> int:
     return rows[-1]
 
 
-def _classes(model: str, module: nn.Module, crop_px: int) -> int:
-    """Runs the module once on two black pictures; the width of its answer."""
+def count_classes(model: str, module: nn.Module, crop_px: int) -> int:
+    """Runs a module in evaluation mode once on two black pictures; the width of its answer.
+
+    Raises:
+        InputError: It does not take them, or returns no logits.
+    """
     import torch
 
     try:

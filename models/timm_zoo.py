@@ -134,6 +134,11 @@ class TimmModel:
         else:
             module.reset_classifier(classes)  # type: ignore[operator]
 
+    def head(self, module: nn.Module) -> tuple[str, ...]:
+        """The layers that the configuration names, as `reset_classifier` left them."""
+        modules = dict(module.named_modules())
+        return tuple(layer for layer in self._head_layers() if layer in modules)
+
     def ignores(self, name: str) -> bool:
         """Auxiliary heads, which only training uses."""
         return name.startswith("AuxLogits.")

@@ -117,6 +117,11 @@ class TorchvisionModel:
         if layer:
             resize_classes(module, layer, classes)
 
+    def head(self, module: nn.Module) -> tuple[str, ...]:
+        """The last layer."""
+        layer = last_layer(module)
+        return (layer,) if layer else ()
+
     def ignores(self, name: str) -> bool:
         """Auxiliary heads, which only training uses."""
         return self.name in _INCEPTIONS and _AUXILIARY.match(name) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,18 @@ def _notes(report: Report) -> list[str]:
     notes = list(report.conditions.warnings)
     if any(run.accuracy is not None for run in report.runs) and not report.dataset.labelled:
         notes.append("the pictures lie in no class folders: without labels there is no top-1")
-    timed = {run.name: run.latency.warnings for run in report.runs if run.latency is not None}
-    for warning in dict.fromkeys(warning for warnings in timed.values() for warning in warnings):
-        names = [name for name, warnings in timed.items() if warning in warnings]
-        notes.append(warning if len(names) == len(timed) else f"{', '.join(names)}: {warning}")
+    judged = {run.name: run.accuracy for run in report.runs if run.accuracy is not None and report.dataset.labelled}
+    notes += _told_once({name: accuracy.warnings for name, accuracy in judged.items()})
+    notes += _told_once({name: filter(None, [accuracy.unavailable]) for name, accuracy in judged.items()})
+    notes += _told_once({run.name: run.latency.warnings for run in report.runs if run.latency is not None})
     return notes
+
+
+def _told_once(notes: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """The notes of the runs, each with the names of its runs unless it is all of them."""
+    runs: dict[str, list[str]] = {}
+    for name, own in notes.items():
+        for note in own:
+            runs.setdefault(note, []).append(name)
+    for note, names in runs.items():
+        yield note if len(names) == len(notes) else f"{', '.join(names)}: {note}"

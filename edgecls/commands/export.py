@@ -106,8 +106,8 @@ def command(
 ) -> int:
     """Turns MODEL into one file that TARGET runs.
 
-    MODEL is a torchvision or timm name (`timm:NAME` where both have it), FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or
-    an .onnx file.
+    MODEL is a torchvision or timm name (`timm:NAME` where both have it), FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, an
+    .onnx file, or a CLIP with --classes (clip:NAME with --checkpoint, clip:NAME/TAG, clip:FILE).
     """
     precision = _precision(context, {"fp32": fp32, "fp16": fp16, "int8": int8})
     _settle_quantization(context, precision, calibration, options)

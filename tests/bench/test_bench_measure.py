@@ -19,6 +19,7 @@ from edgecls.bench.gate import judge
 from edgecls.bench.latency import time_variants
 from edgecls.bench.measure import measure
 from edgecls.bench.report import Profile, read_report
+from edgecls.report_table import report_table
 from edgecls.runtime.bundle import CalibrationRecord, Manifest, Member, Passport, Provenance
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import InputError
@@ -159,6 +160,43 @@ def test_accuracy_of_a_perfect_reference_and_a_candidate_that_loses_a_class(
     assert 0 < second.kl_mean < second.kl_p99
     assert report.runs[0].latency is None
     assert report.runs[0].artifact.int8_share == 0.25
+
+
+def test_the_figures_behind_top1_stand_in_the_report(
+    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    for number in range(2, 10):
+        (picture_folder / f"ant/{number}.png").unlink()
+    good, bad = put(bundles, "a.edgecls"), put(bundles, "b.edgecls", logits=wrong_on_dark_ants)
+    report = measure([good, bad], picture_folder, latency=False, output=tmp_path / "report.json")
+    first, second = (run.accuracy for run in report.runs)
+    assert first is not None
+    assert second is not None
+    assert (first.top3, first.balanced_accuracy, first.macro_auc, first.auc_classes) == (1.0, 1.0, 1.0, 3)
+    assert (first.warnings, first.unavailable) == ((), None)
+    assert second.confusion == ((0, 2, 0), (0, 10, 0), (0, 0, 10))
+    assert second.balanced_accuracy == pytest.approx(2 / 3)
+    assert len(second.warnings) == 1
+    assert "classes have 2 to 10 pictures" in second.warnings[0]
+    lines = report_table(report).splitlines()
+    assert lines[0].split("  ")[0:1] == ["variant"]
+    assert "balanced" in lines[0]
+    assert lines[3].split()[3:7] == ["90.91", "%", "66.67", "%"]
+
+
+def test_many_classes_have_their_matrix_beside_the_report(
+    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path
+) -> None:
+    labels = Labels((*LABELS.names, *(f"class {index}" for index in range(98))))
+    wide = put(bundles, "a.edgecls", labels=labels, logits=lambda crop: np.pad(brightest(crop), (0, 98)))
+    report = measure([wide], picture_folder, latency=False, output=tmp_path / "report.json")
+    accuracy = report.runs[0].accuracy
+    assert accuracy is not None
+    assert accuracy.confusion is None
+    with np.load(tmp_path / accuracy.predictions) as saved:
+        assert saved["run0_confusion"].shape == (101, 101)
+        assert np.diag(saved["run0_confusion"])[:4].tolist() == [10, 10, 10, 0]
 
 
 def test_predictions_are_saved_beside_the_report(

@@ -45,6 +45,13 @@ def test_every_doubt_is_told_once(printed):
     assert lines[-1] == "Next: edgecls gate report.json --max-drop 1pp"
 
 
+def test_accuracy_that_misleads_and_figures_that_are_absent_are_told(printed):
+    flattered = SimpleNamespace(warnings=("top-1 flatters",), unavailable="no scikit-learn")
+    fair = SimpleNamespace(warnings=(), unavailable="no scikit-learn")
+    text = printed(run("one", accuracy=flattered), run("two", accuracy=fair))
+    assert "note: one: top-1 flatters\nnote: no scikit-learn\n" in text
+
+
 def test_quiet_keeps_the_result_alone(printed):
     assert printed(run("one", PROFILE), flags=["--quiet"]).splitlines() == ["TABLE", "", "report: report.json"]
 

@@ -15,6 +15,7 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "plan.json").touch()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
     calls = {}
 
     def open_classifier(model, **options):
@@ -82,12 +83,29 @@ def test_everything_arrives(asked):
         ("net --target openvino --crop 0", "--crop"),
         ("net --target openvino -o absent/net.edgecls", "does not exist"),
         ("net --target openvino -o pictures", "is a folder"),
+        ("net --target openvino --classes classes.txt", "MODEL is net: leave them out"),
+        ("net --target openvino --template {}", "What names the classes of a trained classifier is --labels FILE"),
+        ("clip:ViT-B-32 --target openvino", "name them with --classes FILE"),
+        ("clip:ViT-B-32 --target openvino --classes absent.txt", "absent.txt"),
+        ("clip:ViT-B-32 --target openvino --classes classes.txt --labels classes.txt", "leave --labels out"),
+        ("clip:ViT-B-32 --target openvino --classes classes.txt --template {}{}", "must hold one {}"),
     ],
 )
 def test_usage_errors_come_before_the_work(arguments, complaint, asked, capsys):
     assert cli.main(["export", *arguments.split()]) == 2
     assert complaint in capsys.readouterr().err
     assert asked == {}
+
+
+def test_a_zero_shot_model(asked, tmp_path):
+    arguments = ["--template", "a photo of a {}", "--template", "art of a {}"]
+    (tmp_path / "edgecls.toml").write_text('[export]\nmodel = "clip:ViT-B-32"\nclasses = "classes.txt"\n')
+    assert cli.main(["export", "--target", "openvino", *arguments]) == 0
+    assert asked["model"]["classes"].names == ("cat", "dog")
+    assert asked["model"]["templates"] == ("a photo of a {}", "art of a {}")
+    (tmp_path / "edgecls.toml").write_text('[export]\nclasses = "classes.txt"\ntemplate = ["the {}"]\n')
+    assert cli.main(["export", "clip:ViT-B-32", "--target", "openvino"]) == 0
+    assert asked["model"]["templates"] == ("the {}",)
 
 
 def test_a_configured_project_needs_no_arguments(asked, tmp_path):

@@ -11,8 +11,9 @@ from networks import IMAGENET, classifier, plan_of
 from edgecls.calibration.collect import crops
 from edgecls.export.targets import onnxruntime as ort_target
 from edgecls.export.targets import openvino as ov_target
-from edgecls.export.trace import normalized, run_onnx, trace
+from edgecls.export.trace import run_onnx, trace
 from edgecls.models import torchvision_operators  # noqa: F401 (before torchvision and timm)
+from edgecls.models.normalize import normalized
 from edgecls.runtime import ImageSet, Preprocess
 from edgecls.runtime.session import Session
 

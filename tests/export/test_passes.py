@@ -13,9 +13,11 @@ from edgecls.export.passes.fold_gemm_factors import fold_gemm_factors
 from edgecls.export.passes.name_by_module import name_by_module
 from edgecls.export.passes.resolve_auto_pad import resolve_auto_pad
 from edgecls.export.passes.restore_average_pool import restore_average_pool
+from edgecls.export.passes.split_constants import split_constants
 from edgecls.export.passes.take_bytes import take_bytes
 from edgecls.export.qdq import dequantize_codes
-from edgecls.export.trace import normalized, probe_pictures, run_onnx
+from edgecls.export.trace import probe_pictures, run_onnx
+from edgecls.models.normalize import normalized
 from edgecls.runtime import Preprocess
 from edgecls.runtime.session import Session
 
@@ -222,6 +224,30 @@ def test_a_gemm_with_a_computed_bias_stays():
         { b = Relu(x) y = Gemm<alpha = 2.0>(x, w, b) }"""
     )
     assert not fold_gemm_factors(model)
+
+
+@pytest.mark.parametrize("how", ["Split<num_outputs = 2>(w)", "Split<axis = -1>(w, sizes)"])
+def test_constants_are_split_beforehand(how):
+    model = parsed(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2] x) => (float[n, 2] y) <float[5] w = {{1, 2, 3, 4, 5}}, int64[2] sizes = {{3, 2}}>
+        {{ three, two = {how} most = ReduceMax<keepdims = 1>(three) sum = Add(x, two) y = Add(sum, most) }}"""
+    )
+    pictures = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    before = run_onnx(proto_of(model), pictures)
+    assert split_constants(model)
+    assert not split_constants(model)
+    assert kinds(model) == ["ReduceMax", "Add", "Add"]
+    np.testing.assert_array_equal(run_onnx(proto_of(model), pictures), before)
+
+
+def test_a_constant_with_computed_sizes_stays_whole():
+    model = parsed(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2] x, int64[2] sizes) => (float[a] y) <float[5] w = {1, 2, 3, 4, 5}>
+        { y, z = Split(w, sizes) }"""
+    )
+    assert not split_constants(model)
 
 
 def test_a_stem_with_a_computed_bias_is_not_fed_bytes():

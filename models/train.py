@@ -1,0 +1,241 @@
+"""From a folder of pictures to a file of weights that `edgecls export` takes as it is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from edgecls.models.card import ModelCard
+from edgecls.models.preprocess_override import PreprocessOverride, resolve_preprocess
+from edgecls.models.recipe import Recipe
+from edgecls.models.training_data import TrainingData
+from edgecls.runtime.atomic_file import atomic_file, refuse_unwritable
+from edgecls.runtime.errors import InputError
+from edgecls.runtime.preprocess import Preprocess
+from edgecls.runtime.progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgecls.models.architecture import Architecture
+    from edgecls.models.checkpoint import StateDict
+    from edgecls.models.trainer import Epoch
+
+Start = Literal["scratch", "library", "checkpoint"]
+
+
+class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands beside the weights, as `NAME.train.json`: enough to train them again."""
+
+    schema: Literal["edgecls.training/1"] = "edgecls.training/1"
+    model: str
+    start: Start
+    """Where the weights came from."""
+    start_sha256: str | None
+    """Of the file that they came from."""
+    preprocess: Preprocess
+    recipe: Recipe
+    classes: int
+    train_images: int
+    train_sha256: str
+    """Digest of the training pictures with their labels, independent of names and order."""
+    val_images: int
+    val_sha256: str
+    device: str
+    torch: str
+    """Version."""
+    threads: int
+    best: Epoch
+    val_top1: float
+    """Of the weights as they are stored, 0..1."""
+    val_balanced: float
+    seconds: float
+    """Of training, without the reading of the pictures."""
+    weights_sha256: str
+    """Of the file of weights."""
+    epochs: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training made."""
+
+    path: Path
+    record_path: Path
+    record: TrainingRecord
+
+
+def train(
+    arch: str,
+    data: TrainingData,
+    *,
+    output: Path,
+    recipe: Recipe,
+    from_scratch: bool = False,
+    checkpoint: Path | None = None,
+    match: Literal["name", "order"] = "name",
+    override: PreprocessOverride = PreprocessOverride(),  # noqa: B008 (frozen)
+    half: bool = False,
+    resume: bool = False,
+    workers: int = 0,
+    threads: int | None = None,
+    progress: Progress = SilentProgress(),  # noqa: B008 (stateless)
+) -> TrainResult:
+    """Fine-tunes a network, or trains it from scratch, and writes its weights.
+
+    On a CPU, a training that was killed and resumed gives the same weights, bit for bit, as one that was not, with the
+    same number of threads.
+
+    Args:
+        arch: A torchvision or timm name, or a factory; see `open_classifier`.
+        data: What it learns from and what judges it.
+        output: A safetensors file with a `ModelCard`; `NAME.train.json` is written beside it. While it is not
+            finished, `.NAME.safetensors.training` beside it holds its state.
+        recipe: How.
+        from_scratch: Begin with random weights.
+        checkpoint: Begin with the weights of a file, whatever its number of classes; None takes the library's.
+        match: How the file's tensors find their places.
+        override: Preprocessing that flags decide.
+        half: Store 16-bit floats.
+        resume: Go on with a training that was killed.
+        workers: Processes that decode and augment pictures; 0 does it in this one.
+        threads: Of the arithmetic; None leaves torch's number.
+        progress: Told about the epochs.
+
+    Raises:
+        InputError: The architecture, weights and options do not fit together; there is an unfinished training at
+            `output`, or none to resume; the loss is no number; memory runs out. The message names the remedy.
+    """
+    import torch
+
+    from edgecls.models.architecture import find_architecture
+    from edgecls.models.rng import untouched_rng
+    from edgecls.models.trainer import Trainer
+
+    refuse_unwritable(output)
+    state_file = output.with_name(f".{output.name}.training")
+    if state_file.exists() and not resume:
+        raise InputError(
+            f"{state_file} is an unfinished training of {output.name}: go on with --resume, or delete it to begin anew."
+        )
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads or threads_before)
+    try:
+        with untouched_rng():
+            torch.manual_seed(recipe.seed)
+            architecture = find_architecture(arch)
+            preprocess, _ = resolve_preprocess(arch, architecture.known_preprocess(), override)
+            network, start, start_sha256 = _starting_network(
+                architecture, arch, preprocess, len(data.labels), from_scratch, checkpoint, match
+            )
+            head = architecture.head(network)
+            trainer = Trainer(
+                network,
+                head,
+                data,
+                preprocess,
+                recipe,
+                state_file=state_file,
+                key=_key(arch, data, preprocess, recipe, start_sha256),
+                workers=workers,
+                progress=progress,
+            )
+            if resume:
+                trainer.resume()
+            weights, epochs, best = trainer.run()
+            if half:
+                weights = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
+            _, val_top1, val_balanced = trainer.validate(weights)
+            content = _safetensors(weights, ModelCard(model=arch, preprocess=preprocess, labels=data.labels))
+            record = TrainingRecord(
+                model=arch,
+                start=start,
+                start_sha256=start_sha256,
+                preprocess=preprocess,
+                recipe=recipe,
+                classes=len(data.labels),
+                train_images=len(data.train),
+                train_sha256=data.train.digest,
+                val_images=len(data.val),
+                val_sha256=data.val.digest,
+                device=trainer.device,
+                torch=str(torch.__version__),
+                threads=torch.get_num_threads(),
+                best=best,
+                val_top1=val_top1,
+                val_balanced=val_balanced,
+                seconds=epochs[-1].seconds,
+                weights_sha256=hashlib.sha256(content).hexdigest(),
+                epochs=epochs,
+            )
+            record_path = output.with_suffix(".train.json")
+            if trainer.is_main_process:
+                for path, written in ((output, content), (record_path, _json(record))):
+                    with atomic_file(path) as file:
+                        file.write(written)
+            trainer.finish()
+    finally:
+        torch.set_num_threads(threads_before)
+    return TrainResult(output, record_path, record)
+
+
+def _starting_network(
+    architecture: Architecture,
+    arch: str,
+    preprocess: Preprocess,
+    classes: int,
+    from_scratch: bool,
+    checkpoint: Path | None,
+    match: Literal["name", "order"],
+) -> tuple[nn.Module, Start, str | None]:
+    """The network with a new head, where its other weights came from, and the sha256 of their file."""
+    from edgecls.models.checkpoint import read_checkpoint, sha256_of
+    from edgecls.models.open import count_classes, load_checkpoint
+
+    start: Start
+    file: Path | None = None
+    sha256: str | None = None
+    if from_scratch:
+        if checkpoint is not None:
+            raise InputError(f"--from-scratch begins without weights: leave out --checkpoint {checkpoint}, or it.")
+        network, start = architecture.build(preprocess.crop_px), "scratch"
+    elif checkpoint is not None:
+        weights = read_checkpoint(checkpoint)
+        network, start, sha256 = architecture.build(preprocess.crop_px), "checkpoint", weights.sha256
+        load_checkpoint(architecture, arch, network, weights, match)
+    else:
+        try:
+            network, file = architecture.trained(preprocess.crop_px)
+        except InputError as error:
+            raise InputError(f"{error} Or train without: --from-scratch.") from error
+        start, sha256 = "library", None if file is None else sha256_of(file)
+    network = network.cpu().float().requires_grad_(True)
+    architecture.fit_classes(network, classes)
+    answers = count_classes(arch, network.eval(), preprocess.crop_px)
+    if answers != classes or not architecture.head(network):
+        raise InputError(
+            f"{arch} answers with {answers} classes and the pictures have {classes}: let it return logits of "
+            f"{classes} classes, from a linear or convolutional last layer."
+        )
+    return network, start, sha256
+
+
+def _key(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Recipe, start_sha256: str | None) -> str:
+    """Equal for two trainings that go the same way."""
+    parts = (arch, data.train.digest, data.val.digest, preprocess, recipe, start_sha256)
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _safetensors(weights: StateDict, card: ModelCard) -> bytes:
+    from safetensors.torch import save
+
+    # Tied weights are stored twice: loading by name then needs to know nothing.
+    return save({name: tensor.clone().contiguous() for name, tensor in weights.items()}, metadata=card.metadata())
+
+
+def _json(record: TrainingRecord) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"

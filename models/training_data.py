@@ -1,0 +1,183 @@
+"""The pictures that a classifier learns from and those that judge it, checked before anything is learned."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgecls.runtime.errors import InputError
+from edgecls.runtime.imageset import ImageFile, ImageSet
+from edgecls.runtime.labels import Labels
+from edgecls.runtime.progress import Progress, SilentProgress
+
+_VALIDATION = ("val", "valid", "validation")
+_MAX_LISTED = 5
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Two sets of pictures with the same classes and no picture in common."""
+
+    train: ImageSet
+    val: ImageSet
+    labels: Labels
+    """The names of the class folders, in alphabetical order."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        *,
+        val_fraction: float = 0.1,
+        limit: int | None = None,
+        progress: Progress = SilentProgress(),  # noqa: B008 (stateless)
+    ) -> TrainingData:
+        """Opens a folder with `train/` and `val/` in it, or one folder of classes that is split.
+
+        The split takes `val_fraction` of every class, at least one picture, by content hash: the same pictures on
+        every machine, whatever the files are called. Every picture is decoded once.
+
+        Args:
+            root: The folder.
+            val_fraction: Share that validates where there is no `val/`, 0..1.
+            limit: Take at most so many training pictures, spread over the classes.
+            progress: Told about the decoding.
+
+        Raises:
+            InputError: A picture cannot be decoded; `val/` is missing beside `train/`, or empty; a class has too few
+                pictures; two folders spell one class; the two parts share a picture. The message lists them.
+        """
+        folders = {entry.name: entry for entry in root.iterdir() if entry.is_dir()} if root.is_dir() else {}
+        validation = next((folders[name] for name in _VALIDATION if name in folders), None)
+        if "train" in folders and validation is None:
+            raise InputError(
+                f"{root} holds train/ but no val/: give --data {root / 'train'} to split that, or add val/. "
+                "(test/ is not looked at: it is for `edgecls evaluate`.)"
+            )
+        with progress.stage("Reading the pictures"):
+            if "train" in folders and validation is not None:
+                train, labels = _labelled(ImageSet.from_folder(folders["train"]))
+                val, notes = _labelled_validation(validation, labels)
+                _refuse_overlap(train, val)
+            else:
+                everything, labels = _labelled(ImageSet.from_folder(root))
+                train, val = _split(everything, labels, val_fraction)
+                notes = ()
+        if limit is not None:
+            train = train.take(limit)
+        with progress.stage("Decoding every picture once"):
+            _refuse_unreadable(train, val)
+        return cls(train, val, labels, (*notes, *_imbalance(train, labels)))
+
+
+def _labelled(images: ImageSet, labels: Labels | None = None) -> tuple[ImageSet, Labels]:
+    """The set with the index of each picture's folder as its label."""
+    folders = sorted({image.folder for image in images.images if image.folder is not None})
+    if not folders:
+        raise InputError(
+            f"{images.root} has no class folders: put the pictures of every class into a folder of its own."
+        )
+    _refuse_spellings(images.root, folders)
+    if labels is None:
+        if len(folders) < 2:
+            raise InputError(f"{images.root} has one class, {folders[0]!r}: a classifier needs at least two.")
+        labels = Labels(names=tuple(folders))
+    index = {name: position for position, name in enumerate(labels.names)}
+    return _replaced(images, [msgspec.structs.replace(i, label=index[i.folder or ""]) for i in images.images]), labels
+
+
+def _labelled_validation(root: Path, labels: Labels) -> tuple[ImageSet, tuple[str, ...]]:
+    try:
+        images = ImageSet.from_folder(root)
+    except InputError as error:
+        raise InputError(
+            f"nothing to validate with: {error}; or leave {root.name}/ out and train on one folder."
+        ) from error
+    present = {image.folder for image in images.images}
+    unknown = sorted(str(folder) for folder in present - set(labels.names))
+    if unknown:
+        raise InputError(
+            f"{root} has classes that the training pictures lack: {_listed(unknown)}; "
+            f"those have {_listed(labels.names)}. Folders must be called the same in both."
+        )
+    absent = [name for name in labels.names if name not in present]
+    notes = (f"{root} has no picture of {_listed(absent)}: nothing will be known about them",) if absent else ()
+    return _labelled(images, labels)[0], notes
+
+
+def _split(images: ImageSet, labels: Labels, val_fraction: float) -> tuple[ImageSet, ImageSet]:
+    members: dict[int, dict[str, list[ImageFile]]] = {}
+    for image in images.images:
+        members.setdefault(image.label or 0, {}).setdefault(image.sha256, []).append(image)
+    lone = [labels.names[label] for label, contents in members.items() if len(contents) < 2]
+    if lone:
+        raise InputError(
+            f"{images.root}: {_listed(lone)} has only one picture (copies count once), and both training and "
+            "validation need one. Add pictures or remove the class."
+        )
+    held_out = {
+        content
+        for contents in members.values()
+        for content in sorted(contents)[: min(len(contents) - 1, max(1, round(val_fraction * len(contents))))]
+    }
+    # A picture that lies in two classes would otherwise teach in one what it asks in the other.
+    train = [image for image in images.images if image.sha256 not in held_out]
+    val = [image for image in images.images if image.sha256 in held_out]
+    return _replaced(images, train), _replaced(images, val)
+
+
+def _replaced(images: ImageSet, files: Sequence[ImageFile]) -> ImageSet:
+    return ImageSet(images.root, tuple(files))
+
+
+def _refuse_spellings(root: Path, folders: Sequence[str]) -> None:
+    spelled: dict[str, str] = {}
+    for folder in folders:
+        plain = re.sub(r"[\s_\-.]+", " ", unicodedata.normalize("NFKC", folder)).strip().casefold()
+        if plain in spelled:
+            raise InputError(
+                f"{root} spells a class in two ways, {spelled[plain]!r} and {folder!r}: "
+                "put both into one folder, or give them names that differ in letters."
+            )
+        spelled[plain] = folder
+
+
+def _refuse_overlap(train: ImageSet, val: ImageSet) -> None:
+    shared = val.overlap(frozenset(image.sha256 for image in train.images))
+    if shared:
+        raise InputError(
+            f"{len(shared)} pictures of {val.root} are training pictures too, by content: "
+            f"{_listed([image.path for image in shared])}. Remove them from one of the two."
+        )
+
+
+def _refuse_unreadable(*parts: ImageSet) -> None:
+    broken = [f"{part.root / image.path} ({reason})" for part in parts for image, reason in part.unreadable()]
+    if broken:
+        shown = "\n  ".join(broken[:_MAX_LISTED])
+        more = f"\n  and {len(broken) - _MAX_LISTED} more" if len(broken) > _MAX_LISTED else ""
+        raise InputError(f"{len(broken)} pictures cannot be decoded:\n  {shown}{more}\nRepair or remove them.")
+
+
+def _imbalance(train: ImageSet, labels: Labels) -> tuple[str, ...]:
+    counts = Counter(image.label for image in train.images)
+    (most, high), (least, low) = counts.most_common()[0], counts.most_common()[-1]
+    if high < 4 * low:
+        return ()
+    return (
+        f"the classes are unequal: {high} training pictures of {labels.names[most or 0]}, {low} of "
+        f"{labels.names[least or 0]}; --class-weights makes them count the same",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(map(repr, names[:_MAX_LISTED])) + more

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from training_pictures import write_network, write_pictures
+
+from edgecls.models import PreprocessOverride, open_classifier, trainer
+from edgecls.models.recipe import Recipe
+from edgecls.models.train import TrainingRecord, TrainResult, train
+from edgecls.models.training_data import TrainingData
+from edgecls.runtime import InputError, Labels
+from edgecls.runtime.progress import SilentProgress
+
+INPUT = PreprocessOverride(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+RECIPE = Recipe.from_scratch(
+    epochs=3, head_epochs=1, batch_size=8, learning_rate=0.02, trivial_augment=False, mixup=0.2, cutmix=1.0, seed=5
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    return TrainingData.open(write_pictures(tmp_path_factory.mktemp("pictures"), 20))
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    return write_network(tmp_path)
+
+
+def fit(network: str, data: TrainingData, output: Path, recipe: Recipe = RECIPE, **options) -> TrainResult:
+    options = {"override": INPUT, "from_scratch": True, "threads": 1, **options}
+    return train(network, data, output=output, recipe=recipe, **options)
+
+
+class KilledError(BaseException):
+    pass
+
+
+class Killer(SilentProgress):
+    """Dies at a step, as a killed process does: nobody catches it and nothing is saved on the way out."""
+
+    def __init__(self, step: int) -> None:
+        self._left = step
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator:
+        def advance(steps: int) -> None:
+            self._left -= steps
+            if self._left < 0:
+                raise KilledError
+
+        yield advance
+
+
+def test_it_learns_and_the_file_needs_nothing_else(network: str, data: TrainingData, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(RECIPE, epochs=14, mixup=0.0, cutmix=0.0)
+    result = fit(network, data, tmp_path / "colours.safetensors", recipe, workers=1)
+    assert result.record.val_top1 > 0.8
+    assert result.record.best in result.record.epochs
+    with safe_open(result.path, "pt") as file:
+        assert "edgecls.model" in file.metadata()
+    classifier = open_classifier(network, checkpoint=result.path)
+    assert classifier.labels == Labels(names=("blue", "green", "red"))
+    assert (classifier.preprocess.crop_px, classifier.preprocess.mean) == (32, (0.5, 0.5, 0.5))
+    written = msgspec.json.decode(result.record_path.read_bytes(), type=TrainingRecord)
+    assert written == result.record
+    assert written.recipe == recipe
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("step", [3, 6, 9, 17])
+def test_killed_at_any_step_and_resumed_gives_the_same_bits(
+    step: int, network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_EVERY_S", 0.0)
+    whole = fit(network, data, tmp_path / "whole.safetensors")
+    with pytest.raises(KilledError):
+        fit(network, data, tmp_path / "killed.safetensors", progress=Killer(step))
+    assert not (tmp_path / "killed.safetensors").exists()
+    resumed = fit(network, data, tmp_path / "killed.safetensors", resume=True)
+    assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "killed.safetensors").read_bytes()
+    curves = [[msgspec.structs.replace(e, seconds=0.0) for e in r.record.epochs] for r in (whole, resumed)]
+    assert curves[0] == curves[1]
+
+
+def test_workers_change_nothing(network: str, data: TrainingData, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        fit(network, data, tmp_path / f"{workers}.safetensors", workers=workers)
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def test_a_process_that_is_killed_can_be_resumed(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 20)
+    command = [
+        sys.executable, "-m", "edgecls", "train", "--data", str(pictures), "--arch", write_network(tmp_path),
+        "--from-scratch", "--resize", "36", "--crop", "32", "--mean", "0.5", "--std", "0.5", "--batch-size", "8",
+        "--epochs", "6", "--workers", "1", "--threads", "1",
+    ]  # fmt: skip
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    state = tmp_path / ".killed.safetensors.training"
+    subprocess.run([*command, "-o", str(whole)], check=True, capture_output=True, cwd=tmp_path)
+    process = subprocess.Popen([*command, "-o", str(killed)], stderr=subprocess.DEVNULL, cwd=tmp_path)
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = subprocess.run([*command, "-o", str(killed)], capture_output=True, text=True, cwd=tmp_path)
+    if state.exists():  # else it was done before the signal came
+        assert again.returncode == 2
+        assert "--resume" in again.stderr
+        subprocess.run([*command, "-o", str(killed), "--resume"], check=True, capture_output=True, cwd=tmp_path)
+    assert whole.read_bytes() == killed.read_bytes()
+
+
+def test_another_training_is_not_resumed(network: str, data: TrainingData, tmp_path: Path) -> None:
+    output = tmp_path / "a.safetensors"
+    with pytest.raises(KilledError):
+        fit(network, data, output, progress=Killer(8))
+    with pytest.raises(InputError, match="unfinished training"):
+        fit(network, data, output)
+    with pytest.raises(InputError, match="another training"):
+        fit(network, data, output, msgspec.structs.replace(RECIPE, seed=6), resume=True)
+    (tmp_path / ".a.safetensors.training").write_bytes(b"PK not really")
+    with pytest.raises(InputError, match="damaged"):
+        fit(network, data, output, resume=True)
+    with pytest.raises(InputError, match="nothing to resume"):
+        fit(network, data, tmp_path / "b.safetensors", resume=True)
+
+
+def test_a_frozen_backbone_keeps_every_bit(network: str, data: TrainingData, tmp_path: Path) -> None:
+    base = fit(network, data, tmp_path / "base.safetensors")
+    recipe = Recipe(epochs=0, head_epochs=2, batch_size=8, seed=1)
+    tuned = fit(network, data, tmp_path / "tuned.safetensors", recipe, from_scratch=False, checkpoint=base.path)
+    before, after = load_file(base.path), load_file(tuned.path)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"9.weight", "9.bias"}
+    assert tuned.record.start == "checkpoint"
+    assert tuned.record.start_sha256 == base.record.weights_sha256
+
+
+def test_half_precision_halves_the_file_and_is_validated_as_stored(
+    network: str, data: TrainingData, tmp_path: Path
+) -> None:
+    result = fit(network, data, tmp_path / "half.safetensors", half=True)
+    weights = load_file(result.path)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16, torch.int64}
+    classifier = open_classifier(network, checkpoint=result.path)
+    right = 0
+    for image in data.val.images:
+        pixels = classifier.preprocess.pixels(data.val.root / image.path)
+        logits = classifier.source(torch.from_numpy((pixels / 255 - 0.5) / 0.5).permute(2, 0, 1)[None].float())
+        right += int(np.argmax(logits.numpy()) == image.label)
+    assert right / len(data.val) == pytest.approx(result.record.val_top1)
+
+
+def test_a_library_network_is_exported_from_its_file_alone(data: TrainingData, tmp_path: Path) -> None:
+    recipe = Recipe.from_scratch(epochs=1, batch_size=16)
+    result = fit("torchvision:mobilenet_v3_small", data, tmp_path / "net.safetensors", recipe)
+    classifier = open_classifier(str(result.path))
+    assert (classifier.name, len(classifier.labels)) == ("net", 3)
+    assert classifier.preprocess == result.record.preprocess
+
+
+def test_a_file_of_weights_never_decides_which_code_runs(network: str, data: TrainingData, tmp_path: Path) -> None:
+    result = fit(network, data, tmp_path / "own.safetensors")
+    with pytest.raises(InputError, match=r"code of your own.*--checkpoint"):
+        open_classifier(str(result.path))
+
+
+def test_discriminative_rates_fall_with_depth(data: TrainingData, tmp_path: Path, monkeypatch) -> None:
+    scales: list[list[float]] = []
+    original = trainer.Trainer._parameter_groups
+
+    def spied(self):
+        groups = original(self)
+        scales.append([group["lr_scale"] for group in groups])
+        return groups
+
+    monkeypatch.setattr(trainer.Trainer, "_parameter_groups", spied)
+    recipe = Recipe(epochs=1, head_epochs=0, batch_size=32, layer_decay=0.5)
+    for arch in ("torchvision:mobilenet_v3_small", "timm:lcnet_035"):
+        fit(arch, data, tmp_path / "net.safetensors", recipe)
+    for found in scales:
+        assert max(found) == 1
+        assert len(set(found)) > 4
+        assert found[0] == min(found)
+
+
+def test_the_training_ends_when_nothing_gets_better(network: str, data: TrainingData, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(RECIPE, epochs=30, head_epochs=0, patience=2, learning_rate=1e-12)
+    assert len(fit(network, data, tmp_path / "a.safetensors", recipe).record.epochs) < 10
+
+
+def test_a_loss_that_is_no_number_is_told_at_once(network: str, data: TrainingData, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(RECIPE, learning_rate=1e30, clip_norm=1e30, head_epochs=0)
+    with pytest.raises(InputError, match=r"the loss became (nan|inf) at step \d+"):
+        fit(network, data, tmp_path / "a.safetensors", recipe)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_names_a_smaller_batch_before_the_first_epoch(
+    error: BaseException, network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.autograd, "backward", fails)
+    with pytest.raises(InputError, match="--batch-size 4"):
+        fit(network, data, tmp_path / "a.safetensors")
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_network_with_other_classes_than_the_pictures_is_refused(network: str, tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "pictures", 3)
+    (root / "red").rename(tmp_path / "red")
+    with pytest.raises(InputError, match="answers with 3 classes and the pictures have 2"):
+        fit(network, TrainingData.open(root), tmp_path / "a.safetensors")
+
+
+def test_weights_that_cannot_be_had_name_the_file_and_the_other_way(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", _no_network)
+    with pytest.raises(InputError, match=r"mobilenet_v3_small.*--checkpoint.*--from-scratch"):
+        fit("torchvision:mobilenet_v3_small", data, tmp_path / "a.safetensors", from_scratch=False)
+
+
+def _no_network(*_: object, **__: object) -> None:
+    raise OSError("no network")
+
+
+@pytest.mark.slow
+def test_two_processes_learn_together(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 20)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no", "--module",
+            "edgecls", "train", "--data", str(pictures), "--arch", write_network(tmp_path), "--from-scratch",
+            "--resize", "36", "--crop", "32", "--mean", "0.5", "--std", "0.5", "--batch-size", "8", "--epochs", "2",
+            "--workers", "0", "--threads", "1", "-o", str(tmp_path / "a.safetensors"),
+        ],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "a.train.json").read_text())
+    assert record["device"].startswith("2 x cpu")
+    assert len(record["epochs"]) == 2
