@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.runtime import ImageSet, InputError, Labels, MissingExtraError, Preprocess
+from edgecls.runtime import ImageSet, InputError, MissingExtraError
 from edgecls.runtime.bundle import Precision
 from edgecls.runtime.progress import Advance, Progress, SilentProgress
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from edgecls.bench.report import GateResult, Report
 
 MAX_DROP_PP = 2.0
@@ -31,14 +28,8 @@ _TARGETS = ("onnxruntime", "openvino")
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 _MODEL = "torchvision:mobilenet_v3_small"
 _SIDE_PX = 64
-_PREPROCESS = Preprocess(resize_px=_SIDE_PX, crop_px=_SIDE_PX, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-_LABELS = Labels(names=tuple("0123456789"))
 _PARTS = {"test": 450, "calibration": 160}
 """Pictures of each part; the rest trains."""
-_EPOCHS = 9
-_BATCH = 64
-_LEARNING_RATE = 4e-3
-_SHIFT_PX = 6
 
 
 class _StagesOnly:
@@ -85,24 +76,43 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
     from edgecls.export.job import export_bundle
     from edgecls.export.trace import trace
     from edgecls.models import PreprocessOverride, open_classifier
+    from edgecls.models.evaluate import evaluate, labelled_images
+    from edgecls.models.recipe import Recipe
+    from edgecls.models.train import train, unfinished_training
+    from edgecls.models.training_data import TrainingData
 
-    data, checkpoint, labels = folder / "data", folder / "digits.safetensors", folder / "labels.txt"
+    data, checkpoint = folder / "data", folder / "digits.safetensors"
     try:
         write_digits(data, seed)
-        labels.write_text("".join(f"{name}\n" for name in _LABELS.names), encoding="utf-8")
+        unfinished_training(checkpoint).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot write the demo into {folder}: {error.strerror}. Choose another folder: -o."
         ) from error
-    torch_top1 = train(data, checkpoint, seed, progress)
-    classifier = open_classifier(
+    half = (0.5, 0.5, 0.5)
+    train(
         _MODEL,
-        checkpoint=checkpoint,
-        labels=_LABELS,
-        override=PreprocessOverride(
-            resize_px=_SIDE_PX, crop_px=_SIDE_PX, mean=_PREPROCESS.mean, std=_PREPROCESS.std, interpolation="bilinear"
+        TrainingData.open(data / "train", progress=progress),
+        output=checkpoint,
+        recipe=Recipe.from_scratch(
+            epochs=10,
+            batch_size=64,
+            learning_rate=4e-3,
+            crop_scale=0.6,
+            flip=False,  # a mirrored 2 is no 2
+            trivial_augment=False,
+            erasing=0.0,
+            seed=seed,
         ),
+        from_scratch=True,
+        override=PreprocessOverride(
+            resize_px=_SIDE_PX, crop_px=_SIDE_PX, mean=half, std=half, interpolation="bilinear"
+        ),
+        threads=1,  # kernels this small gain nothing from a second
+        progress=_StagesOnly(progress),
     )
+    classifier = open_classifier(str(checkpoint))
+    evaluation, _ = evaluate(classifier, labelled_images(data / "test", classifier.labels), threads=1)
     calibration = ImageSet.from_folder(data / "calibration")
     with progress.stage("Exporting the graph"):
         traced = trace(classifier)
@@ -126,7 +136,8 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
         bundles, data / "test", output=report_path, reference=bundles[0], profile="smoke", threads=1, progress=progress
     )
     gate = judge(report, MAX_DROP_PP)
-    return DemoResult(folder, tuple(bundles), report_path, report, gate, torch_top1)
+    assert evaluation.metrics.top1 is not None
+    return DemoResult(folder, tuple(bundles), report_path, report, gate, evaluation.metrics.top1)
 
 
 def write_digits(folder: Path, seed: int) -> None:
@@ -159,70 +170,3 @@ def _split(digits: NDArray[np.int64], seed: int) -> list[str]:
             parts[members[start : start + count // 10]] = part
             start += count // 10
     return list(parts)
-
-
-def train(data: Path, checkpoint: Path, seed: int, progress: Progress) -> float:
-    """Trains the network, writes its weights and returns its top-1 on the test part, 0..1."""
-    from edgecls.models import torchvision_operators  # noqa: F401  torchvision may not load without it
-
-    try:
-        import torch
-        import torchvision
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise MissingExtraError("demo", "The demo's training") from error
-
-    images, labels = _tensors(data / "train")
-    threads = torch.get_num_threads()
-    # One thread: kernels this small gain nothing from a second, and the sums keep their order.
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = torchvision.models.mobilenet_v3_small(num_classes=10).to(memory_format=torch.channels_last)
-            _fit(network, images, labels, progress)
-        network.eval()
-        test_images, test_labels = _tensors(data / "test")
-        with torch.inference_mode():
-            top1 = float((network(test_images).argmax(dim=1) == test_labels).double().mean())
-    finally:
-        torch.set_num_threads(threads)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, checkpoint)
-    return top1
-
-
-def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, progress: Progress) -> None:
-    """AdamW, one learning-rate cycle, random shifts."""
-    import torch
-
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.1  # torchvision's 0.01 is for a thousand times as many steps
-    batches = len(images) // _BATCH
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_EPOCHS * batches)
-    network.train()
-    with progress.stage("Training", _EPOCHS) as advance:
-        for _ in range(_EPOCHS):
-            order = torch.randperm(len(images))
-            for batch in order[: batches * _BATCH].view(batches, _BATCH):
-                shift = torch.randint(-_SHIFT_PX, _SHIFT_PX + 1, (2,)).tolist()
-                logits = network(images[batch].roll(shift, dims=(2, 3)).contiguous(memory_format=torch.channels_last))
-                optimizer.zero_grad()
-                loss = torch.nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.1)
-                torch.autograd.backward(loss)
-                optimizer.step()
-                schedule.step()
-            advance(1)
-
-
-def _tensors(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """A folder's pictures as the device will see them, float32 `[n, 3, 64, 64]` normalised, and their classes."""
-    import torch
-
-    image_set = ImageSet.from_folder(folder, _LABELS)
-    pixels = np.stack([_PREPROCESS.pixels(image_set.root / image.path) for image in image_set.images])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_PREPROCESS.mean, _PREPROCESS.std))
-    classes = torch.tensor([image.label for image in image_set.images])
-    return (images - mean) / std, classes

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from edgecls.models.preprocess_override import KnownPreprocess
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
@@ -24,6 +25,21 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What MODEL would be on the command line: `torchvision:resnet18`, `timm:mobilenetv4_conv_small`, `hog-svm`."""
     preprocess: Preprocess
     labels: Labels
+
+    @property
+    def is_own_code(self) -> bool:
+        """Whether the network is the user's factory, `net.py:make`: a file of weights must not decide to run it."""
+        library, colon, _ = self.model.partition(":")
+        return bool(colon) and library not in {"torchvision", "timm"}
+
+    def known_preprocess(self, path: Path) -> KnownPreprocess:
+        """The input, as a model's library would describe it.
+
+        Args:
+            path: Of the file; for messages.
+        """
+        fields = msgspec.structs.asdict(self.preprocess)
+        return KnownPreprocess(source=f"the metadata of {path.name}", fields=fields, unusable={})
 
     def metadata(self) -> dict[str, str]:
         """The entry that a file's metadata gets."""

@@ -7,15 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
 from edgecls.models.classifier import Classifier
-from edgecls.models.preprocess_override import (
-    NOTHING_KNOWN,
-    KnownPreprocess,
-    PreprocessOverride,
-    resolve_preprocess,
-)
+from edgecls.models.preprocess_override import NOTHING_KNOWN, PreprocessOverride, resolve_preprocess
 from edgecls.runtime.errors import InputError, MissingExtraError
 from edgecls.runtime.labels import Labels
 
@@ -130,7 +123,7 @@ def _open_onnx(model: str, checkpoint: Path | None, labels: Labels | None, overr
     known = NOTHING_KNOWN
     if card is not None:
         _refuse_other_input(path, card, override)
-        known = _known_from_card(path, card)
+        known = card.known_preprocess(path)
     preprocess, sources = resolve_preprocess(model, known, override)
     classes, notes = check_onnx(path, preprocess.crop_px)
     if card is not None and len(card.labels) != classes:
@@ -145,12 +138,6 @@ def _open_onnx(model: str, checkpoint: Path | None, labels: Labels | None, overr
         checkpoint_sha256=sha256_of(path),
         notes=notes,
         float32_only=FLOAT32_ONLY if card is not None and card.model == MODEL else None,
-    )
-
-
-def _known_from_card(path: Path, card: ModelCard) -> KnownPreprocess:
-    return KnownPreprocess(
-        source=f"the metadata of {path.name}", fields=msgspec.structs.asdict(card.preprocess), unusable={}
     )
 
 
@@ -182,9 +169,7 @@ def _open_trained(
         raise InputError(
             f"{model} does not say which network its weights belong to: give that as MODEL, and --checkpoint {model}."
         )
-    library, colon, _ = card.model.partition(":")
-    if colon and library not in {"torchvision", "timm"}:
-        # A file of weights must not decide which code runs.
+    if card.is_own_code:
         raise InputError(
             f"the network of {model} is code of your own, {card.model}: give that as MODEL, and --checkpoint {model}."
         )
@@ -210,7 +195,10 @@ def _open_torch(
     with untouched_rng():
         architecture = find_architecture(model)
         card = None if checkpoint is None else card_of(checkpoint)
-        known = architecture.known_preprocess() if card is None else _known_from_card(checkpoint, card)
+        if checkpoint is None or card is None:
+            known = architecture.known_preprocess()
+        else:
+            known = card.known_preprocess(checkpoint)
         preprocess, sources = resolve_preprocess(model, known, override)
         notes: tuple[str, ...] = ()
         if checkpoint is None:

@@ -13,6 +13,7 @@ from edgecls.models.card import ModelCard
 from edgecls.models.preprocess_override import PreprocessOverride, resolve_preprocess
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
+from edgecls.models.training_record import Start, TrainingRecord
 from edgecls.runtime.atomic_file import atomic_file, refuse_unwritable
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
@@ -23,41 +24,6 @@ if TYPE_CHECKING:
 
     from edgecls.models.architecture import Architecture
     from edgecls.models.checkpoint import StateDict
-    from edgecls.models.trainer import Epoch
-
-Start = Literal["scratch", "library", "checkpoint"]
-
-
-class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands beside the weights, as `NAME.train.json`: enough to train them again."""
-
-    schema: Literal["edgecls.training/1"] = "edgecls.training/1"
-    model: str
-    start: Start
-    """Where the weights came from."""
-    start_sha256: str | None
-    """Of the file that they came from."""
-    preprocess: Preprocess
-    recipe: Recipe
-    classes: int
-    train_images: int
-    train_sha256: str
-    """Digest of the training pictures with their labels, independent of names and order."""
-    val_images: int
-    val_sha256: str
-    device: str
-    torch: str
-    """Version."""
-    threads: int
-    best: Epoch
-    val_top1: float
-    """Of the weights as they are stored, 0..1."""
-    val_balanced: float
-    seconds: float
-    """Of training, without the reading of the pictures."""
-    weights_sha256: str
-    """Of the file of weights."""
-    epochs: tuple[Epoch, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +33,7 @@ class TrainResult:
     path: Path
     record_path: Path
     record: TrainingRecord
+    card: ModelCard
 
 
 def train(
@@ -94,7 +61,7 @@ def train(
         arch: A torchvision or timm name, or a factory; see `open_classifier`.
         data: What it learns from and what judges it.
         output: A safetensors file with a `ModelCard`; `NAME.train.json` is written beside it. While it is not
-            finished, `.NAME.safetensors.training` beside it holds its state.
+            finished, its state lies beside it: `unfinished_training`.
         recipe: How.
         from_scratch: Begin with random weights.
         checkpoint: Begin with the weights of a file, whatever its number of classes; None takes the library's.
@@ -116,19 +83,15 @@ def train(
     from edgecls.models.rng import untouched_rng
     from edgecls.models.trainer import Trainer
 
-    refuse_unwritable(output)
-    state_file = output.with_name(f".{output.name}.training")
-    if state_file.exists() and not resume:
-        raise InputError(
-            f"{state_file} is an unfinished training of {output.name}: go on with --resume, or delete it to begin anew."
-        )
+    refuse_output(output, resume=resume)
+    state_file = unfinished_training(output)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
     try:
         with untouched_rng():
             torch.manual_seed(recipe.seed)
             architecture = find_architecture(arch)
-            preprocess, _ = resolve_preprocess(arch, architecture.known_preprocess(), override)
+            preprocess = input_of(arch, override, checkpoint)
             network, start, start_sha256 = _starting_network(
                 architecture, arch, preprocess, len(data.labels), from_scratch, checkpoint, match
             )
@@ -150,7 +113,8 @@ def train(
             if half:
                 weights = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
             _, val_top1, val_balanced = trainer.validate(weights)
-            content = _safetensors(weights, ModelCard(model=arch, preprocess=preprocess, labels=data.labels))
+            card = ModelCard(model=arch, preprocess=preprocess, labels=data.labels)
+            content = _safetensors(weights, card)
             record = TrainingRecord(
                 model=arch,
                 start=start,
@@ -180,7 +144,45 @@ def train(
             trainer.finish()
     finally:
         torch.set_num_threads(threads_before)
-    return TrainResult(output, record_path, record)
+    return TrainResult(output, record_path, record, card)
+
+
+def refuse_output(output: Path, *, resume: bool) -> None:
+    """Refuses an output that cannot be written, or whose unfinished training is not what was asked for.
+
+    Raises:
+        InputError: See there; the message says whether to give `--resume`.
+    """
+    refuse_unwritable(output)
+    state_file = unfinished_training(output)
+    if state_file.exists() and not resume:
+        raise InputError(
+            f"{state_file} is an unfinished training of {output.name}: go on with --resume, or delete it to begin anew."
+        )
+    if resume and not state_file.exists():
+        raise InputError(f"there is nothing to resume: {state_file} does not exist. Leave out --resume.")
+
+
+def unfinished_training(output: Path) -> Path:
+    """Where a training keeps its state until `output` is written."""
+    return output.with_name(f".{output.name}.training")
+
+
+def input_of(arch: str, override: PreprocessOverride, checkpoint: Path | None = None) -> Preprocess:
+    """What a training prepares its pictures with: what flags say, else what the checkpoint says, else the library.
+
+    Raises:
+        InputError: Nothing says it; the message names the flags.
+    """
+    from edgecls.models.architecture import find_architecture
+    from edgecls.models.checkpoint import card_of
+
+    card = None if checkpoint is None else card_of(checkpoint)
+    if checkpoint is None or card is None:
+        known = find_architecture(arch).known_preprocess()
+    else:
+        known = card.known_preprocess(checkpoint)
+    return resolve_preprocess(arch, known, override)[0]
 
 
 def _starting_network(

@@ -31,6 +31,7 @@ from edgecls.models.augment import AugmentedPictures, DevicePictures, Draws, mix
 from edgecls.models.checkpoint import StateDict
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
+from edgecls.models.training_record import Epoch
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
@@ -38,28 +39,6 @@ from edgecls.runtime.progress import Progress
 
 _SAVE_EVERY_S = 120.0
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """One point of the curves."""
-
-    phase: str
-    """`head` or `all`."""
-    epoch: int
-    """Within the phase, from 1."""
-    side_px: int
-    """Of the training crops."""
-    learning_rate: float
-    """Of the last layer at the end of the epoch."""
-    loss: float
-    """Mean over the epoch's steps, of the augmented pictures."""
-    val_loss: float
-    val_top1: float
-    """Of the averaged weights on the validation pictures, 0..1."""
-    val_balanced: float
-    """Mean of the classes' recalls, 0..1."""
-    seconds: float
-    """Since the training began, without the time in which it was not running."""
 
 
 @dataclass
@@ -128,11 +107,9 @@ class Trainer:
         """Takes up the training that the state file holds.
 
         Raises:
-            InputError: There is none, it is damaged, or it belongs to another training; the message says what to do.
+            InputError: It is damaged, or belongs to another training; the message says what to do.
         """
         path = self._state_file
-        if not path.exists():
-            raise InputError(f"there is nothing to resume: {path} does not exist. Leave out --resume.")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             key, state = saved.pop("key"), saved.pop("state")

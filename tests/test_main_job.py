@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import lite0
+import lite
 import numpy as np
 import pytest
 
@@ -14,7 +14,7 @@ from edgecls.runtime import ImageSet, load
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(lite0.missing() is not None, reason=str(lite0.missing())),
+    pytest.mark.skipif(lite.missing() is not None, reason=str(lite.missing())),
 ]
 
 
@@ -22,8 +22,8 @@ pytestmark = [
 def exported(tmp_path_factory):
     """Lite0 as bundles, by (target, precision), and the folder of pictures that did not calibrate."""
     folder = tmp_path_factory.mktemp("lite0")
-    calibration, evaluation = lite0.split(folder)
-    classifier = lite0.opened()
+    calibration, evaluation = lite.split(folder)
+    classifier = lite.opened()
     traced = trace(classifier)
     bundles = {}
     for target in ("onnxruntime", "openvino"):
@@ -35,7 +35,7 @@ def exported(tmp_path_factory):
                 precision=precision,
                 output=path,
                 calibration=ImageSet.from_folder(calibration),
-                calibration_size=lite0.CALIBRATION_SIZE,
+                calibration_size=lite.CALIBRATION_SIZE,
                 traced=traced,
             )
             bundles[target, precision] = path
@@ -58,12 +58,12 @@ def test_fp32_answers_every_picture_as_torch_with_torchvisions_transforms_does(e
             transforms.Normalize((0.5,) * 3, (0.5,) * 3),
         ]
     )
-    images = ImageSet.from_folder(lite0.PICTURES).images
+    images = ImageSet.from_folder(lite.PICTURES).images
     assert len(images) == 500
     differing = []
     with load(bundles[target, "fp32"]) as session, torch.inference_mode():
         for image in images:
-            path = lite0.PICTURES / image.path
+            path = lite.PICTURES / image.path
             with Image.open(path) as picture:
                 expected = classifier.source(transform(picture.convert("RGB"))[None])
             if session.classify(path, top=1)[0].index != int(expected.argmax()):

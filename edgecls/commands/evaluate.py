@@ -81,9 +81,8 @@ def command(
         lines.append(f"note: {metrics.unavailable}")
     console.result(evaluation, "\n".join(lines).rstrip())
     options = " ..." if context.params["checkpoint"] or context.params["labels"] else ""
-    console.next(
-        f"edgecls export {quoted(Path(classifier.model))}{options} --target onnxruntime --int8 --calibration DIR"
-    )
+    precision = "" if classifier.float32_only else " --int8 --calibration DIR"
+    console.next(f"edgecls export {quoted(Path(classifier.model))}{options} --target onnxruntime{precision}")
     return 0 if evaluation.valid else 4
 
 

@@ -13,6 +13,7 @@ from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, one_of, output_fil
 
 if TYPE_CHECKING:
     from edgecls.models.recipe import Recipe
+    from edgecls.runtime import Preprocess
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _SHARE = click.FloatRange(min=0, max=1, max_open=True)
@@ -65,9 +66,7 @@ def recipe_options(command: Any) -> Any:
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the file.")
 @click.option("--resume", is_flag=True, help="Go on with a training that was killed.")
 @click.option("--preview", type=output_file, metavar="FILE.png", help="Draw augmented pictures; train nothing.")
-@click.option(
-    "--workers", type=click.IntRange(min=0), metavar="N", help="Processes that decode. [default: the CPUs]"
-)
+@click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes that decode. [default: the CPUs]")
 @threads_option
 @seed_option
 @output_option("The weights. [default: model.safetensors; model.onnx for hog-svm]")
@@ -115,12 +114,13 @@ def command(
     recipe = (Recipe.from_scratch if from_scratch else Recipe)(**given, seed=seed)
     output = output or Path("model.safetensors")
     with console.work() as progress, needs_extra("train", "Training"):
-        from edgecls.models import torchvision_operators  # noqa: F401
+        from edgecls.models.train import input_of, refuse_output, train
 
+        # First what costs nothing: the pictures may take an hour to read.
+        preprocess = input_of(arch, override, checkpoint)
         if preview is not None:
-            return _preview(console, data, arch, override, recipe, limit, preview)
-        from edgecls.models.train import train
-
+            return _preview(console, data, preprocess, recipe, limit, preview)
+        refuse_output(output, resume=resume)
         pictures = TrainingData.open(data, val_fraction=recipe.val_fraction, limit=limit, progress=progress)
         for note in pictures.notes:
             progress.note(note)
@@ -148,7 +148,8 @@ def command(
   best epoch  {record.best.epoch} of phase {record.best.phase}, {len(record.epochs)} in {record.seconds:.0f} s
   recipe      {result.record_path}""",
     )
-    console.next(f"edgecls export {quoted(result.path)} --target onnxruntime --int8 --calibration DIR")
+    model = f"{arch} --checkpoint {quoted(result.path)}" if result.card.is_own_code else quoted(result.path)
+    console.next(f"edgecls export {model} --target onnxruntime --int8 --calibration DIR")
     return 0
 
 
@@ -173,15 +174,12 @@ def _train_hog_svm(console: Console, data: Path, kernel: Any, limit: int | None,
 
 
 def _preview(
-    console: Console, data: Path, arch: str, override: Any, recipe: Recipe, limit: int | None, output: Path
+    console: Console, data: Path, preprocess: Preprocess, recipe: Recipe, limit: int | None, output: Path
 ) -> int:
-    from edgecls.models.architecture import find_architecture
     from edgecls.models.augment import draw_preview
-    from edgecls.models.preprocess_override import resolve_preprocess
     from edgecls.models.training_data import TrainingData
 
     pictures = TrainingData.open(data, val_fraction=recipe.val_fraction, limit=limit)
-    preprocess, _ = resolve_preprocess(arch, find_architecture(arch).known_preprocess(), override)
     draw_preview(pictures.train, pictures.labels, preprocess, recipe, output)
     console.result({"path": output}, str(output))
     return 0

@@ -20,8 +20,9 @@ from training_pictures import write_network, write_pictures
 
 from edgecls.models import PreprocessOverride, open_classifier, trainer
 from edgecls.models.recipe import Recipe
-from edgecls.models.train import TrainingRecord, TrainResult, train
+from edgecls.models.train import TrainResult, train
 from edgecls.models.training_data import TrainingData
+from edgecls.models.training_record import TrainingRecord
 from edgecls.runtime import InputError, Labels
 from edgecls.runtime.progress import SilentProgress
 

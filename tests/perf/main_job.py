@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import lite0
+import lite
 
 from edgecls.bench.device import device
 from edgecls.runtime import ImageSet, Session, load
@@ -37,11 +37,11 @@ def export(folder: Path, target: str, precision: str, calibration: Path) -> tupl
     """Exports by the command line; the bundle, wall seconds and peak GiB of the process."""
     path = folder / f"lite0-{target}-{precision}.edgecls"
     command = [
-        str(EDGECLS), "export", "timm:tf_efficientnet_lite0", "--checkpoint", str(lite0.weights()), "--match", "order",
-        "--labels", str(lite0.LABELS), "--target", target, "--quiet", "-o", str(path),
+        str(EDGECLS), "export", "timm:tf_efficientnet_lite0", "--checkpoint", str(lite.weights()), "--match", "order",
+        "--labels", str(lite.LABELS), "--target", target, "--quiet", "-o", str(path),
     ]  # fmt: skip
     if precision == "int8":
-        command += ["--int8", "--calibration", str(calibration), "--calibration-size", str(lite0.CALIBRATION_SIZE)]
+        command += ["--int8", "--calibration", str(calibration), "--calibration-size", str(lite.CALIBRATION_SIZE)]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
     seconds = time.perf_counter() - start
@@ -94,7 +94,7 @@ def usual_code(data: bytes) -> Callable[[], object]:
     )
     torch.set_num_threads(1)
     program = torch.onnx.export(
-        lite0.opened().source, (torch.zeros(1, 3, 224, 224),), dynamo=True, input_names=["x"], verbose=False
+        lite.opened().source, (torch.zeros(1, 3, 224, 224),), dynamo=True, input_names=["x"], verbose=False
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -116,12 +116,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="timed seconds of each pair")
     parser.add_argument("--bundles", type=Path, help="where bundles of an earlier run are, or shall be kept")
     arguments = parser.parse_args()
-    if reason := lite0.missing():
+    if reason := lite.missing():
         sys.exit(f"cannot measure: {reason}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.bundles or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        calibration, _ = lite0.split(Path(scratch))
+        calibration, _ = lite.split(Path(scratch))
         machine = device()
         print(
             f"{machine.cpu}, {machine.cores} CPUs, {machine.isa}; one thread, batch 1, {arguments.seconds:g} s a pair"
@@ -141,8 +141,8 @@ def compare(bundles: dict[tuple[str, str], Session], seconds: float) -> None:
     """Prints the ratios."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    image = next(i for i in ImageSet.from_folder(lite0.PICTURES).images if size_of(i.path) == (500, 375))
-    data = (lite0.PICTURES / image.path).read_bytes()
+    image = next(i for i in ImageSet.from_folder(lite.PICTURES).images if size_of(i.path) == (500, 375))
+    data = (lite.PICTURES / image.path).read_bytes()
     crop = bundles["onnxruntime", "fp32"].preprocess.pixels(data)[None]
     for target in ("onnxruntime", "openvino"):
         fp32, int8 = (partial(bundles[target, precision].logits, crop) for precision in ("fp32", "int8"))
@@ -162,7 +162,7 @@ def size_of(path: str) -> tuple[int, int]:
     """Width and height of a picture, pixels."""
     from PIL import Image
 
-    with Image.open(lite0.PICTURES / path) as picture:
+    with Image.open(lite.PICTURES / path) as picture:
         return picture.size
 
 

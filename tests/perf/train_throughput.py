@@ -25,7 +25,6 @@ from edgecls.models.train import train
 from edgecls.models.training_data import TrainingData
 
 
-
 class _Bare(AugmentedPictures):
     """The same decoding and augmentation, drawn as a map-style data set usually is."""
 

