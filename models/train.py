@@ -236,7 +236,9 @@ def _safetensors(weights: StateDict, card: ModelCard) -> bytes:
     from safetensors.torch import save
 
     # Tied weights are stored twice: loading by name then needs to know nothing.
-    return save({name: tensor.clone().contiguous() for name, tensor in weights.items()}, metadata=card.metadata())
+    tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+    content: bytes = save(tensors, metadata=card.metadata())
+    return content
 
 
 def _json(record: TrainingRecord) -> bytes:

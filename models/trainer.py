@@ -89,7 +89,7 @@ class Trainer:
         # Half precision pays on GPUs only: on a CPU without bfloat16 arithmetic it takes several times as long.
         precision = "no" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         self._accelerator = Accelerator(mixed_precision=precision)
-        self._network = network.to(self._accelerator.device, memory_format=torch.channels_last)
+        self._network: nn.Module = network.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self._head = [network.get_submodule(name) for name in head]
         self._data, self._preprocess, self._recipe = data, preprocess, recipe
         self._state_file, self._key = state_file, key
@@ -324,7 +324,7 @@ class Trainer:
                 balanced.update(logits, labels)
         return float(loss.compute()), float(top1.compute()), float(balanced.compute())
 
-    def _batches(self, phase: str, steps: int, sides: Sequence[int]) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    def _batches(self, phase: str, steps: int, sides: Sequence[int]) -> DataLoader[Any]:
         draws = Draws(
             count=len(self._data.train),
             steps=steps,
@@ -337,9 +337,10 @@ class Trainer:
             rank=self._accelerator.process_index,
             world=self._accelerator.num_processes,
         )
+        pictures: Any = AugmentedPictures(self._data.train, self._preprocess, self._recipe)
         return DataLoader(
-            AugmentedPictures(self._data.train, self._preprocess, self._recipe),
-            batch_sampler=draws,  # type: ignore[arg-type]  # torch types its batches as lists of int
+            pictures,
+            batch_sampler=draws,
             num_workers=self._workers,
             worker_init_fn=_stand_back,
             pin_memory=self._accelerator.device.type == "cuda",
