@@ -256,11 +256,10 @@ def _no_network(*_: object, **__: object) -> None:
 @pytest.mark.slow
 def test_two_processes_learn_together(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", 20)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [
-            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-            "--mixed_precision", "no", "--dynamo_backend", "no", "--module",
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m",
             "edgecls", "train", "--data", str(pictures), "--arch", write_network(tmp_path), "--from-scratch",
             "--resize", "36", "--crop", "32", "--mean", "0.5", "--std", "0.5", "--batch-size", "8", "--epochs", "2",
             "--workers", "0", "--threads", "1", "-o", str(tmp_path / "a.safetensors"),
