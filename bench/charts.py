@@ -111,7 +111,7 @@ def scatter_chart(title: str, description: str, x_unit: str, y_unit: str, points
                 element("title", f"{point.label}: {point.text}"),
                 *bars,
                 _shape(point.group, x(point.x), y(point.y)),
-                _text("number", x(point.x) + 8, y(point.y) - 6, str(number)),
+                _text("number", x(point.x) + 8, y(point.y) + (-6 if number % 2 else 16), str(number)),
                 class_=_colour(point.group),
             )
         )
@@ -196,7 +196,9 @@ def _colour(group: int) -> str:
 
 
 def _shortened(label: str) -> str:
-    return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
+    """The beginning and the end, which tells launches and reports apart."""
+    half = _LETTERS // 2
+    return label if len(label) <= _LETTERS else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def _within(x: float) -> float:

@@ -124,7 +124,6 @@ def _banner(comparison: Comparison) -> Element:
         f" {_plural(many[0], 'report')}, {_plural(many[1], 'variant')}.",
         items(lines),
         class_=f"banner {kind}",
-        role="status",
     )
 
 
@@ -203,25 +202,31 @@ def _launch(label: str, group: int, p50_ms: float, samples: NDArray[np.float64] 
 
 
 def _stages(view: View) -> list[Content]:
-    rows = []
-    for group, item, _, run in view.runs():
-        if run.latency is not None and run.latency.stages is not None:
-            stages = run.latency.stages
-            parts = (stages.decode_ms, stages.preprocess_ms, stages.model_ms, stages.top_k_ms)
-            rows.append(_stacked(view.label(item, run), group, parts, f"; in all {stages.total_ms:.1f} ms"))
+    content: list[Content] = []
     note = "Medians of each stage by itself, so that their sum is not the median of the whole."
-    return _figure("Picture file to answer", "ms", rows, note, ("decode", "preprocess", "model", "top-k"))
+    for group, item in enumerate(view.measured):
+        rows = []
+        for run in item.report.runs:
+            if run.latency is not None and (stages := run.latency.stages) is not None:
+                parts = (stages.decode_ms, stages.preprocess_ms, stages.model_ms, stages.top_k_ms)
+                rows.append(_stacked(run.name, group, parts, f"; in all {stages.total_ms:.1f} ms"))
+        names = ("decode", "preprocess", "model", "top-k")
+        content += _figure(f"Picture file to answer, {item.name}", "ms", rows, note, names)
+    return content
 
 
 def _cold_start(view: View) -> list[Content]:
-    rows = []
-    for group, item, _, run in view.runs():
-        if (start := run.coldstart) is not None:
-            parts = (start.process_ms, start.import_ms, start.load_ms, start.first_inference_ms)
-            rows.append(_stacked(view.label(item, run), group, parts, f" = {sum(parts):.0f} ms"))
+    content: list[Content] = []
     note = "Medians over launches, the files in the system's cache."
-    names = ("process", "import of edgecls", "load of engine and bundle", "first inference")
-    return _figure("Nothing to the first answer", "ms", rows, note, names)
+    for group, item in enumerate(view.measured):
+        rows = []
+        for run in item.report.runs:
+            if (start := run.coldstart) is not None:
+                parts = (start.process_ms, start.import_ms, start.load_ms, start.first_inference_ms)
+                rows.append(_stacked(run.name, group, parts, f" = {sum(parts):.0f} ms"))
+        names = ("process", "import of edgecls", "load of engine and bundle", "first inference")
+        content += _figure(f"Nothing to the first answer, {item.name}", "ms", rows, note, names)
+    return content
 
 
 def _stacked(label: str, group: int, parts: tuple[float, ...], total: str) -> Row:

@@ -96,7 +96,6 @@ svg .number,svg .value{font-variant-numeric:tabular-nums}
 .key{display:inline-block;width:.8em;height:.8em;margin-right:.3em;background:var(--own)}
 ol.legend,ul.legend{padding-left:2rem}
 pre{white-space:pre-wrap;background:var(--raised);padding:.6rem;font-size:.8rem;max-height:40rem;overflow:auto}
-@media print{details>*{display:block}}
 """
 )
 
