@@ -268,7 +268,7 @@ def _matrix(title: str, counts: NDArray[np.float64], names: dict[int, str]) -> l
         ]
         table = element("table", element("thead", head), element("tbody", *rows), class_="matrix")
         return [_scroll(table, title)]
-    note = "A row for each label, a column for each answer; the stronger the colour, the larger the share of the label's pictures."
+    note = "A row a label, a column an answer; the stronger the colour, the larger the share of the label's pictures."
     mistakes = counts - np.diag(np.diag(counts))
     order = np.argsort(-mistakes, axis=None, kind="stable")[:_MAX_MISTAKES]
     worst = [(int(cell) // len(kept), int(cell) % len(kept)) for cell in order if mistakes.flat[cell] > 0]
