@@ -36,8 +36,8 @@ setup(
         Extension(
             "edgecls_fast.resample",
             ["edgecls_fast/resample.c"],
-            # Python's own flags come first and may say -O2; -ffp-contract: see resample.c.
-            extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+            # Python's own flags come first and may say -O2 -g. For -ffp-contract see resample.c.
+            extra_compile_args=["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"],
             libraries=["m"],
         )
     ],

@@ -169,7 +169,7 @@ def _is_plain_jpeg(data: bytes) -> bool:
         kind = data[at + 1]
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # tables, an extension, arithmetic conditioning
             samplings = [divmod(factors, 16) for factors in data[at + 11 : at + 20 : 3]]
-            return kind in _PLAIN_FRAMES and samplings[0] in _PLAIN_SAMPLINGS and samplings[1:] == [(1, 1), (1, 1)]
+            return kind in _PLAIN_FRAMES and samplings[1:] == [(1, 1), (1, 1)] and samplings[0] in _PLAIN_SAMPLINGS
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
 
