@@ -8,6 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL import __version__ as pillow_version
+
+
+_ARROW_IS_SAFE = int(pillow_version.split(".")[0]) >= 13
+"""Pillow 11.2 to 12 exports aligned lines as if they were not, and crashes on an image that came from Arrow itself."""
 
 
 class PixelMemory(NamedTuple):
@@ -39,7 +44,7 @@ _ArrowArray._fields_ = [
 def pixel_memory(image: Image.Image | NDArray[np.uint8]) -> PixelMemory:
     """Finds the pixels of an RGB image, or of an array `uint8 [height, width, 3]`.
 
-    Nothing is copied where lines follow each other (an array's may have gaps) and, of an image, where Pillow is 11.2 or
+    Nothing is copied where lines follow each other (an array's may have gaps) and, of an image, where Pillow is 13 or
     newer and keeps the picture in one block, 16 MiB or 4 million pixels by default.
     """
     if isinstance(image, Image.Image):
@@ -55,12 +60,11 @@ def pixel_memory(image: Image.Image | NDArray[np.uint8]) -> PixelMemory:
 
 
 def _arrow_memory(image: Image.Image) -> PixelMemory | None:
-    # Before Pillow 13 an image with aligned lines is exported as if it had none.
-    if not hasattr(image, "__arrow_c_array__") or Image.core.get_alignment() != 1:
+    if not _ARROW_IS_SAFE:
         return None
     try:
         _, capsule = image.__arrow_c_array__()
-    except ValueError:  # several blocks
+    except ValueError:  # several blocks, or aligned lines
         return None
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
