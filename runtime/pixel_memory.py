@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-
 _ARROW_IS_SAFE = int(pillow_version.split(".")[0]) >= 13
 """Pillow 11.2 to 12 exports aligned lines as if they were not, and crashes on an image that came from Arrow itself."""
 

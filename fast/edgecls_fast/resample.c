@@ -4,6 +4,7 @@
  * fraction bits, rounded, shifted and clipped to a byte after each pass. Build with -ffp-contract=off: a fused
  * multiply-add would round the weights differently from Pillow on x86 and from the pure path.
  */
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,6 +33,9 @@
 
 enum { OK = 0, NO_MEMORY = 1, BAD_ARGUMENT = 2 };
 
+#if FLT_EVAL_METHOD != 0
+#error "weights would be computed in more than double precision: on 32-bit x86 build with -msse2 -mfpmath=sse"
+#endif
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the pixels of a vector are taken to begin at its lowest byte"
 #endif
