@@ -19,13 +19,18 @@ help:
 install: $(STAMP)
 
 # The stamp is written last: an interrupted installation is done again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt fast/pyproject.toml fast/setup.py $(wildcard fast/edgecls_fast/*.[cp]*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgecls is developed on Python 3.11 or newer: make PYTHON=python3.12")'
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	# The types of TensorRT's API ask for TensorRT itself, several GB that no test needs.
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps tensorrt-stubs
+ifneq ($(shell command -v cc),)
+	$(BIN)/python -m pip install --disable-pip-version-check --force-reinstall --no-deps ./fast
+else
+	@echo >&2 '*** No C compiler (cc): edgecls-fast is NOT installed and its tests are skipped. sudo apt install gcc; make install'
+endif
 	touch $@
 
 demo: $(STAMP)
@@ -57,5 +62,5 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .dev build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis edgecls-demo
+	rm -rf $(VENV) .dev build dist *.egg-info fast/build fast/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis edgecls-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -87,7 +87,7 @@ class Worker:
 
     def time_stages(self, seconds: float, pictures: list[str]) -> dict[str, Any]:
         """Times decode, preprocess, model and top-k of picture files, each picture at least once, nanoseconds."""
-        from edgecls.runtime.preprocess import open_picture
+        from edgecls.runtime.preprocess import read_picture
 
         contents = []
         for path in pictures:
@@ -98,7 +98,7 @@ class Worker:
         while not samples or _now() - start < seconds * 1e9:
             for content in contents:
                 began = _now()
-                image = open_picture(content)
+                image = read_picture(content)
                 decoded = _now()
                 crop = session.preprocess.pixels(image)
                 prepared = _now()

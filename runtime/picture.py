@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgecls.runtime import fast
 from edgecls.runtime.errors import InputError
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | Image.Image"
@@ -35,6 +36,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+
+_PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
+"""JPEG markers of baseline, extended sequential and progressive frames, Huffman coded."""
+
+_PLAIN_SAMPLINGS = ((1, 1), (2, 1), (2, 2))
+"""Of the luma, where both chromas have (1, 1): 4:4:4, 4:2:2, 4:2:0. Versions of libjpeg-turbo decode them alike."""
 
 
 def open_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") -> Image.Image:
@@ -61,17 +68,32 @@ def open_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") 
     Raises:
         InputError: The picture cannot be read, or is of a kind that would be silently misread. The message names it.
     """
+    image = read_picture(picture, exif)
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
+
+
+def read_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") -> Image.Image | NDArray[np.uint8]:
+    """As `open_picture`, without a Pillow image where the pixels can be had more cheaply.
+
+    Returns:
+        A loaded Pillow image of mode RGB, or `uint8 [height, width, 3]`, RGB, with the same pixels: `picture` itself
+        where that is such an array, and plain JPEG files where simplejpeg is installed.
+
+    Raises:
+        InputError: As `open_picture`.
+        UnsupportedError: simplejpeg is installed but cannot be used.
+    """
     if isinstance(picture, Image.Image):
         return _decoded(picture, _name(picture), exif)
     if isinstance(picture, np.ndarray):
-        return _image_from_array(picture).convert("RGB")
+        return _pixels_from_array(picture)
     if isinstance(picture, (bytes, bytearray, memoryview)):
-        return _image_from_file(io.BytesIO(bytes(picture)), _name(picture), exif)
+        return _pixels_from_file(io.BytesIO(bytes(picture)), _name(picture), exif)
     if isinstance(picture, (str, os.PathLike)):
         try:
             with open(picture, "rb") as file:
                 seekable = file if file.seekable() else io.BytesIO(file.read())
-                return _image_from_file(seekable, _name(picture), exif)
+                return _pixels_from_file(seekable, _name(picture), exif)
         except IsADirectoryError as error:
             raise InputError(f"{_name(picture)} is a folder; name the pictures in it") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -90,7 +112,7 @@ def _name(picture: Picture) -> str:
     return repr(os.fspath(cast("str", picture)))
 
 
-def _image_from_array(array: NDArray[Any]) -> Image.Image:
+def _pixels_from_array(array: NDArray[Any]) -> Image.Image | NDArray[np.uint8]:
     deep = array.ndim == 3 and array.shape[2] in (3, 4)
     if array.dtype != np.uint8 or not (deep or array.ndim == 2) or array.size == 0:
         raise InputError(
@@ -98,10 +120,10 @@ def _image_from_array(array: NDArray[Any]) -> Image.Image:
             "give uint8, 0..255: [height, width, 3] RGB, [height, width, 4] RGBA or [height, width] grey"
         )
     _check_size(array.shape[1], array.shape[0], f"<array {list(array.shape)}>")
-    return Image.fromarray(array)
+    return array if array.shape[2:] == (3,) else Image.fromarray(array).convert("RGB")
 
 
-def _image_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply"]) -> Image.Image:
+def _pixels_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply"]) -> Image.Image | NDArray[np.uint8]:
     prefix = file.read(16)
     if not prefix:
         raise InputError(f"{name} is empty (0 bytes); replace or remove it")
@@ -117,7 +139,39 @@ def _image_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply"
         image = cast("Image.Image", opener(file))
     except Exception as error:  # Damaged headers make Pillow raise nearly anything.
         raise _unreadable(name, error) from error
-    return _decoded(image, name, exif)
+    _check_size(image.width, image.height, name)
+    pixels = _pixels_from_jpeg(image, file, exif) if plugin == "Jpeg" else None
+    return _decoded(image, name, exif) if pixels is None else pixels
+
+
+def _pixels_from_jpeg(
+    image: Image.Image, file: IO[bytes], exif: Literal["ignore", "apply"]
+) -> NDArray[np.uint8] | None:
+    """A plain JPEG file by simplejpeg. None where Pillow has to decode it, or to say what is wrong with it."""
+    decode = fast.jpeg_decoder()
+    if decode is None or image.mode != "RGB" or (exif == "apply" and _orientation(image) in _TURNS):
+        return None
+    file.seek(0)
+    data = file.read()
+    if not _is_plain_jpeg(data):
+        return None
+    try:
+        pixels: NDArray[np.uint8] = decode(data, "RGB")
+    except ValueError:  # every warning is one; Pillow knows which of them are errors
+        return None
+    return pixels if pixels.shape == (image.height, image.width, 3) else None
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether the frame is one that every libjpeg-turbo decodes to the same three channels."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        kind = data[at + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # tables, an extension, arithmetic conditioning
+            samplings = [divmod(factors, 16) for factors in data[at + 11 : at + 20 : 3]]
+            return kind in _PLAIN_FRAMES and samplings[1:] == [(1, 1), (1, 1)] and samplings[0] in _PLAIN_SAMPLINGS
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _plugin_from_prefix(prefix: bytes) -> str | None:

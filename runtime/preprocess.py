@@ -9,12 +9,13 @@ from typing import Literal, get_args
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgecls.runtime.errors import InvalidRecordError
-from edgecls.runtime.picture import Picture, open_picture
+from edgecls.runtime.picture import Picture, open_picture, read_picture
 from edgecls.runtime.resize import Interpolation, resized_crop
 
-__all__ = ["Colour", "Exif", "Interpolation", "Mode", "Picture", "Preprocess", "open_picture"]
+__all__ = ["Colour", "Exif", "Interpolation", "Mode", "Picture", "Preprocess", "open_picture", "read_picture"]
 
 Mode = Literal["shorter", "squash"]
 Colour = Literal["rgb", "bgr"]
@@ -77,21 +78,25 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
         """sha256 of the canonical JSON, hex."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
-    def pixels(self, picture: Picture) -> NDArray[np.uint8]:
+    def pixels(self, picture: Picture, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Decodes, resizes and crops one picture.
 
         Args:
             picture: See `Picture`; `open_picture` says what becomes of odd ones.
+            out: Where the pixels go instead of a new array, `uint8 [crop_px, crop_px, 3 or 4]`, each line contiguous,
+                no part of `picture`; the fourth byte of a pixel may get any value.
 
         Returns:
-            `uint8 [crop_px, crop_px, 3]`, RGB, 0..255, contiguous, writable; bit-identical to torchvision's `Resize`
-            and `CenterCrop` on the same Pillow image.
+            `out`, or `uint8 [crop_px, crop_px, 3]`, RGB, 0..255, contiguous, writable; bit-identical to
+            torchvision's `Resize` and `CenterCrop` on the same Pillow image.
 
         Raises:
             InputError: The picture cannot be read, or is of a kind that would be silently misread.
+            UnsupportedError: edgecls-fast or simplejpeg is installed but cannot be used; the message says why.
         """
-        image = open_picture(picture, self.exif)
-        return resized_crop(image, self._resized_size(*image.size), self.crop_px, self.interpolation)
+        image = read_picture(picture, self.exif)
+        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+        return resized_crop(image, self._resized_size(width, height), self.crop_px, self.interpolation, out)
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:
         side = self.resize_px

@@ -6,11 +6,15 @@ picture does. `Image.resize(box=...)` cannot ask for less: it rounds the box to 
 
 from __future__ import annotations
 
+import ctypes
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from edgecls.runtime import fast
+from edgecls.runtime.pixel_memory import pixel_memory
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -57,32 +61,84 @@ class _Window(NamedTuple):
         return self.reads(self.first, radius)[0], self.reads(self.first + self.length - 1, radius)[1]
 
 
+def kernel() -> str:
+    """What resizes here, with its version: edgecls-fast where that is installed, else Pillow. The bits are the same.
+
+    Raises:
+        UnsupportedError: edgecls-fast is installed but cannot be used; the message says why.
+    """
+    return fast.versions()["resize"]
+
+
 def resized_crop(
-    image: Image.Image, size_px: tuple[int, int], crop_px: int, interpolation: Interpolation
+    image: Image.Image | NDArray[np.uint8],
+    size_px: tuple[int, int],
+    crop_px: int,
+    interpolation: Interpolation,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Resizes a picture and takes the square in its middle.
 
     Args:
-        image: Mode RGB, loaded.
+        image: Mode RGB, loaded; or `uint8 [height, width, 3]`, RGB.
         size_px: Width and height to resize to.
         crop_px: Side of the square. Where it is larger than the resized picture, zeros surround that.
         interpolation: Pillow's antialiased filter.
+        out: Where the pixels go, `uint8 [crop_px, crop_px, 3 or 4]`, each line contiguous, no part of `image`; the
+            fourth byte of a pixel may get any value. By default a new array of three.
 
     Returns:
-        `uint8 [crop_px, crop_px, 3]`, RGB, contiguous, writable: what torchvision's `Resize` to that size and
+        `out`, or `uint8 [crop_px, crop_px, 3]`, RGB, contiguous, writable: what torchvision's `Resize` to that size and
         `CenterCrop` give on the same image with Pillow 13 (see `_height_first` for older ones).
+
+    Raises:
+        UnsupportedError: edgecls-fast is installed but cannot be used; the message says why.
     """
-    across = _Window.centred(image.width, size_px[0], crop_px)
-    down = _Window.centred(image.height, size_px[1], crop_px)
-    limit_px = _WHOLE_AXIS_LIMIT * crop_px
-    resample = _resample_whole if max(size_px) <= limit_px else _resample_window
-    pixels = resample(image, across, down, interpolation)
-    if pixels.shape[:2] == (crop_px, crop_px):
-        return np.array(pixels, order="C")
-    out = np.zeros((crop_px, crop_px, 3), np.uint8)
-    left, top = (crop_px - across.length) // 2, (crop_px - down.length) // 2
-    out[top : top + down.length, left : left + across.length] = pixels
+    if out is None:
+        out = np.empty((crop_px, crop_px, 3), np.uint8)
+    elif out.dtype != np.uint8 or out.shape not in ((crop_px, crop_px, 3), (crop_px, crop_px, 4)):
+        raise ValueError(f"out is {out.dtype} {list(out.shape)}; give uint8 [{crop_px}, {crop_px}, 3 or 4]")
+    elif out.strides[1:] != (out.shape[2], 1) or not out.flags.writeable:
+        raise ValueError("the lines of out are not contiguous or not writable; give a view of whole pixels")
+    width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    across = _Window.centred(width, size_px[0], crop_px)
+    down = _Window.centred(height, size_px[1], crop_px)
+    inside = out
+    if (down.length, across.length) != (crop_px, crop_px):
+        out[...] = 0
+        left, top = (crop_px - across.length) // 2, (crop_px - down.length) // 2
+        inside = out[top : top + down.length, left : left + across.length]
+    compiled = fast.kernel()
+    if compiled is not None:
+        _resample_compiled(compiled, image, across, down, interpolation, inside)
+        return out
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    resample = _resample_whole if max(size_px) <= _WHOLE_AXIS_LIMIT * crop_px else _resample_window
+    inside[..., :3] = resample(image, across, down, interpolation)
     return out
+
+
+def _resample_compiled(
+    library: ctypes.CDLL,
+    image: Image.Image | NDArray[np.uint8],
+    across: _Window,
+    down: _Window,
+    interpolation: Interpolation,
+    out: NDArray[np.uint8],
+) -> None:
+    """Both passes of the crop, from Pillow's memory to `out`."""
+    window = ctypes.c_int64 * 4
+    source = pixel_memory(image)
+    status = library.edgecls_resample(
+        *(source.address, source.line_bytes, source.pixel_bytes),
+        *(window(*across), window(*down), interpolation == "bicubic", _height_first(across, down)),
+        *(out.ctypes.data, out.strides[0], out.shape[2]),
+    )
+    if status == 1:
+        raise MemoryError(f"resampling {across.source}x{down.source} pixels")
+    if status:
+        raise ValueError(f"edgecls_resample refuses {across}, {down}, {source}, {out.shape}, {out.strides}")
 
 
 def _height_first(across: _Window, down: _Window) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecls.runtime import fast
 from edgecls.runtime.bundle import Bundle, Manifest, Padding
 from edgecls.runtime.canvas import Canvas
 from edgecls.runtime.cpu import cpu_count, cpu_isa
@@ -70,11 +71,15 @@ class Session:
                 f"logits() takes uint8 [batch, {side}, {side}, 3], got {crops.dtype} {list(crops.shape)}; "
                 "use session.preprocess.pixels(picture), or classify()."
             )
-        logits = self.engine.infer(self._padded(crops))
-        if logits.shape != (len(crops), self._classes):
+        return self._infer(self._padded(crops))
+
+    def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `logits`, of what the engine takes."""
+        logits = self.engine.infer(images)
+        if logits.shape != (len(images), self._classes):
             raise BundleError(
-                f"{self.bundle.path}: the graph gives logits {list(logits.shape)} where {len(crops)} × {self._classes} "
-                "labels are expected; export it again"
+                f"{self.bundle.path}: the graph gives logits {list(logits.shape)} where {len(images)} × "
+                f"{self._classes} labels are expected; export it again"
             )
         return logits
 
@@ -87,10 +92,22 @@ class Session:
         """As `pad`, in a buffer that this thread uses again."""
         if self._padding is None:
             return np.ascontiguousarray(crops)
+        return self._canvas(crops.shape, self._padding).fill(crops)
+
+    def _canvas(self, shape: tuple[int, ...], padding: Padding) -> Canvas:
         canvas: Canvas | None = getattr(self._canvases, "canvas", None)
-        if canvas is None or canvas.shape != crops.shape:
-            canvas = self._canvases.canvas = Canvas(crops.shape, self._padding)
-        return canvas.fill(crops)
+        if canvas is None or canvas.shape != shape:
+            canvas = self._canvases.canvas = Canvas(shape, padding)
+        return canvas
+
+    def _logits_of(self, picture: Picture) -> NDArray[np.float32]:
+        """Logits of one picture, whose pixels are written where the engine reads them if that can be done at once."""
+        if self._padding is None or fast.kernel() is None:
+            return self.logits(self.preprocess.pixels(picture))
+        side = self.preprocess.crop_px
+        canvas = self._canvas((1, side, side, 3), self._padding)
+        self.preprocess.pixels(picture, out=canvas.inside[0])
+        return self._infer(canvas.images)
 
     def classify(self, picture: Picture, *, top: int = 5) -> tuple[Prediction, ...]:
         """The best classes of one picture, best first.
@@ -102,7 +119,9 @@ class Session:
         Raises:
             InputError: The picture cannot be read.
         """
-        return self.classify_batch([picture], top=top)[0]
+        if top < 1:
+            raise InputError(f"top is {top}; it must be at least 1")
+        return self.rank(self._logits_of(picture)[0], top)
 
     def classify_batch(self, pictures: Iterable[Picture], *, top: int = 5) -> tuple[tuple[Prediction, ...], ...]:
         """As `classify`, with one engine call for all pictures."""
@@ -111,7 +130,7 @@ class Session:
         crops = [self.preprocess.pixels(picture) for picture in pictures]
         if not crops:
             return ()
-        return tuple(self.rank(row, top) for row in self.logits(crops[0][None] if len(crops) == 1 else np.stack(crops)))
+        return tuple(self.rank(row, top) for row in self.logits(np.stack(crops)))
 
     def rank(self, logits: NDArray[np.float32], top: int) -> tuple[Prediction, ...]:
         """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes."""

@@ -14,6 +14,7 @@ from edgecls.options import output_options
 @output_options
 def command(console: Console) -> int:
     """Lists the targets that edgecls knows: which engines are installed here, and which bundles can be made here."""
+    from edgecls.runtime import fast
     from edgecls.runtime.cpu import cpu_count, cpu_isa
     from edgecls.runtime.engines import engine_module, engine_names
 
@@ -26,8 +27,10 @@ def command(console: Console) -> int:
         install: str = getattr(engine, "INSTALL", f"pip install 'edgecls[{engine.PACKAGE}]'")
         runs = version or install
         rows.append((name, runs, ", ".join(precisions) if precisions else "pip install 'edgecls[export]'"))
-    machine = {"isa": cpu_isa(), "cpus": cpu_count()}
-    text = f"{machine['cpus']} CPUs, instruction set {machine['isa'] or 'unknown'}\n\n"
+    libraries = fast.versions()
+    machine = {"isa": cpu_isa(), "cpus": cpu_count(), **libraries}
+    text = f"{machine['cpus']} CPUs, instruction set {machine['isa'] or 'unknown'}\n"
+    text += f"resize by {libraries['resize']}, JPEG by {libraries['jpeg']}\n\n"
     text += table_text(("target", "runs bundles", "makes bundles"), rows)
     console.result({"machine": machine, "targets": targets}, text)
     return 0

@@ -16,6 +16,13 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 PILLOW_13 = int(__version__.split(".")[0]) >= 13
 
 
+@pytest.fixture(autouse=True, scope="module")
+def without_the_kernel():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGECLS_FAST", "0")
+        yield
+
+
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)

@@ -106,6 +106,35 @@ def test_the_border_is_written_around_the_crop(sides, pixel_bytes):
         np.testing.assert_array_equal(padded[..., :3], expected)
 
 
+class Recorder:
+    """An engine that keeps what it is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def infer(self, images):
+        self.seen.append(images.copy())
+        return np.zeros((len(images), 7), np.float32)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("pixel_bytes", [3, 4])
+def test_the_engine_sees_the_same_bytes_with_and_without_the_compiled_resize(session, pixel_bytes, monkeypatch):
+    session.engine = Recorder()
+    session._padding = Padding(
+        top_px=1, left_px=2, bottom_px=3, right_px=4, value=(10, 20, 30), pixel_bytes=pixel_bytes
+    )
+    for switch in "1", "0":
+        monkeypatch.setenv("EDGECLS_FAST", switch)
+        session.classify(picture(1))
+        session.classify_batch([picture(1)])
+    assert len(session.engine.seen) == 4
+    for images in session.engine.seen:
+        np.testing.assert_array_equal(images[..., :3], session.engine.seen[0][..., :3])
+
+
 def test_an_engine_that_is_not_installed_is_named(bundle_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'edgecls\[onnxruntime\]'"):
