@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -308,17 +310,14 @@ class Trainer:
         balanced = MulticlassAccuracy(classes, average="macro").to(accelerator.device)
         loss = MeanMetric().to(accelerator.device)
         mine = range(accelerator.process_index, len(self._data.val), accelerator.num_processes)
-        loader = DataLoader(
-            DevicePictures(self._data.val, self._preprocess),
-            batch_size=2 * self._batch,
-            sampler=list(mine),
-            num_workers=self._workers,
-            worker_init_fn=_stand_back,
-        )
-        with torch.inference_mode():
-            for pixels, labels in loader:
-                logits = network(normalise(pixels.to(accelerator.device), self._preprocess)).float()
-                labels = labels.to(accelerator.device)
+        pictures, size = DevicePictures(self._data.val, self._preprocess), 2 * self._batch
+        # Threads, for Pillow leaves the interpreter to others: to start processes for every epoch would cost more.
+        with ThreadPoolExecutor(max(1, self._workers)) as pool, torch.inference_mode():
+            for start in range(0, len(mine), size):
+                decoded = list(pool.map(pictures.__getitem__, mine[start : start + size]))
+                pixels = torch.stack([picture for picture, _ in decoded]).to(accelerator.device)
+                labels = torch.tensor([label for _, label in decoded]).to(accelerator.device)
+                logits = network(normalise(pixels, self._preprocess)).float()
                 loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
                 top1.update(logits, labels)
                 balanced.update(logits, labels)
@@ -343,6 +342,7 @@ class Trainer:
             batch_sampler=draws,
             num_workers=self._workers,
             worker_init_fn=_stand_back,
+            multiprocessing_context=_workers_context(self._workers),
             pin_memory=self._accelerator.device.type == "cuda",
         )
 
@@ -438,3 +438,17 @@ def _stand_back(worker: int) -> None:
     them stops them all; between the steps, when nothing computes, there is time enough.
     """
     os.nice(19)
+
+
+def _workers_context(workers: int) -> multiprocessing.context.BaseContext | None:
+    """How worker processes begin: from a server that has imported what they need and runs no threads.
+
+    A fork of this process would copy the locks of engines' and BLAS' threads without the threads that hold them.
+    """
+    if not workers:
+        return None
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["edgecls.models.augment"])
+    return context
