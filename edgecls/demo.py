@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.runtime import ImageSet, InputError, MissingExtraError
+from edgecls.runtime import ImageSet, InputError, MissingExtraError, Preprocess
 from edgecls.runtime.bundle import Precision
 from edgecls.runtime.progress import Advance, Progress, SilentProgress
 
 if TYPE_CHECKING:
     from edgecls.bench.report import GateResult, Report
+    from edgecls.models import Classifier
 
 MAX_DROP_PP = 2.0
 
@@ -73,15 +74,28 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
     """
     from edgecls.bench.gate import judge
     from edgecls.bench.measure import measure
-    from edgecls.export.job import export_bundle
-    from edgecls.export.trace import trace
-    from edgecls.models import PreprocessOverride, open_classifier
+    from edgecls.models import open_classifier
     from edgecls.models.evaluate import evaluate, labelled_images
+
+    data = folder / "data"
+    classifier = open_classifier(str(_train(folder, data, seed, progress)))
+    evaluation, _ = evaluate(classifier, labelled_images(data / "test", classifier.labels), threads=1)
+    assert evaluation.metrics.top1 is not None
+    bundles = _export(classifier, data / "calibration", folder, seed, progress)
+    report_path = folder / "report.json"
+    report = measure(
+        bundles, data / "test", output=report_path, reference=bundles[0], profile="smoke", threads=1, progress=progress
+    )
+    return DemoResult(folder, bundles, report_path, report, judge(report, MAX_DROP_PP), evaluation.metrics.top1)
+
+
+def _train(folder: Path, data: Path, seed: int, progress: Progress) -> Path:
+    """Writes the pictures into `data` and a network that learned them into `folder`; returns its file."""
     from edgecls.models.recipe import Recipe
     from edgecls.models.train import train, unfinished_training
     from edgecls.models.training_data import TrainingData
 
-    data, checkpoint = folder / "data", folder / "digits.safetensors"
+    checkpoint = folder / "digits.safetensors"
     try:
         write_digits(data, seed)
         unfinished_training(checkpoint).unlink(missing_ok=True)
@@ -93,6 +107,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
     train(
         _MODEL,
         TrainingData.open(data / "train", progress=progress),
+        preprocess=Preprocess(resize_px=_SIDE_PX, crop_px=_SIDE_PX, mean=half, std=half),
         output=checkpoint,
         recipe=Recipe.from_scratch(
             epochs=10,
@@ -105,15 +120,18 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
             seed=seed,
         ),
         from_scratch=True,
-        override=PreprocessOverride(
-            resize_px=_SIDE_PX, crop_px=_SIDE_PX, mean=half, std=half, interpolation="bilinear"
-        ),
         threads=1,  # kernels this small gain nothing from a second
         progress=_StagesOnly(progress),
     )
-    classifier = open_classifier(str(checkpoint))
-    evaluation, _ = evaluate(classifier, labelled_images(data / "test", classifier.labels), threads=1)
-    calibration = ImageSet.from_folder(data / "calibration")
+    return checkpoint
+
+
+def _export(classifier: Classifier, calibration: Path, folder: Path, seed: int, progress: Progress) -> tuple[Path, ...]:
+    """Writes a bundle for every target and precision; the first is fp32."""
+    from edgecls.export.job import export_bundle
+    from edgecls.export.trace import trace
+
+    images = ImageSet.from_folder(calibration)
     with progress.stage("Exporting the graph"):
         traced = trace(classifier)
     bundles = []
@@ -125,19 +143,13 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
                 target=target,
                 precision=precision,
                 output=path,
-                calibration=calibration,
+                calibration=images,
                 seed=seed,
                 traced=traced,
                 progress=_StagesOnly(progress),
             )
             bundles.append(path)
-    report_path = folder / "report.json"
-    report = measure(
-        bundles, data / "test", output=report_path, reference=bundles[0], profile="smoke", threads=1, progress=progress
-    )
-    gate = judge(report, MAX_DROP_PP)
-    assert evaluation.metrics.top1 is not None
-    return DemoResult(folder, tuple(bundles), report_path, report, gate, evaluation.metrics.top1)
+    return tuple(bundles)
 
 
 def write_digits(folder: Path, seed: int) -> None:

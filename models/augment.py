@@ -169,15 +169,6 @@ class Draws:
         return self._steps - self._start
 
 
-def normalise(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """What the graph does to the bytes first: `uint8 [n, 3, h, w]` RGB to float32, in the network's channel order."""
-    scaled = pixels.float() / 255
-    if preprocess.colour == "bgr":
-        scaled = scaled.flip(1)
-    mean, std = (scaled.new_tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
 def mixer(recipe: Recipe, classes: int) -> v2.Transform | None:
     """Blends pictures of a batch and their classes into soft targets; None where the recipe does neither."""
     mixes: list[v2.Transform] = []

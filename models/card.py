@@ -32,14 +32,10 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
         library, colon, _ = self.model.partition(":")
         return bool(colon) and library not in {"torchvision", "timm"}
 
-    def known_preprocess(self, path: Path) -> KnownPreprocess:
-        """The input, as a model's library would describe it.
-
-        Args:
-            path: Of the file; for messages.
-        """
+    def known_preprocess(self) -> KnownPreprocess:
+        """The input, as a model's library would describe it."""
         fields = msgspec.structs.asdict(self.preprocess)
-        return KnownPreprocess(source=f"the metadata of {path.name}", fields=fields, unusable={})
+        return KnownPreprocess(source="the metadata of the file of weights", fields=fields, unusable={})
 
     def metadata(self) -> dict[str, str]:
         """The entry that a file's metadata gets."""

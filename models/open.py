@@ -123,7 +123,7 @@ def _open_onnx(model: str, checkpoint: Path | None, labels: Labels | None, overr
     known = NOTHING_KNOWN
     if card is not None:
         _refuse_other_input(path, card, override)
-        known = card.known_preprocess(path)
+        known = card.known_preprocess()
     preprocess, sources = resolve_preprocess(model, known, override)
     classes, notes = check_onnx(path, preprocess.crop_px)
     if card is not None and len(card.labels) != classes:
@@ -195,10 +195,7 @@ def _open_torch(
     with untouched_rng():
         architecture = find_architecture(model)
         card = None if checkpoint is None else card_of(checkpoint)
-        if checkpoint is None or card is None:
-            known = architecture.known_preprocess()
-        else:
-            known = card.known_preprocess(checkpoint)
+        known = architecture.known_preprocess() if card is None else card.known_preprocess()
         preprocess, sources = resolve_preprocess(model, known, override)
         notes: tuple[str, ...] = ()
         if checkpoint is None:

@@ -40,12 +40,12 @@ def train(
     arch: str,
     data: TrainingData,
     *,
+    preprocess: Preprocess,
     output: Path,
     recipe: Recipe,
     from_scratch: bool = False,
     checkpoint: Path | None = None,
     match: Literal["name", "order"] = "name",
-    override: PreprocessOverride = PreprocessOverride(),  # noqa: B008 (frozen)
     half: bool = False,
     resume: bool = False,
     workers: int = 0,
@@ -60,13 +60,13 @@ def train(
     Args:
         arch: A torchvision or timm name, or a factory; see `open_classifier`.
         data: What it learns from and what judges it.
+        preprocess: What the pictures become; see `input_of`.
         output: A safetensors file with a `ModelCard`; `NAME.train.json` is written beside it. While it is not
             finished, its state lies beside it: `unfinished_training`.
         recipe: How.
         from_scratch: Begin with random weights.
         checkpoint: Begin with the weights of a file, whatever its number of classes; None takes the library's.
         match: How the file's tensors find their places.
-        override: Preprocessing that flags decide.
         half: Store 16-bit floats.
         resume: Go on with a training that was killed.
         workers: Processes that decode and augment pictures; 0 does it in this one.
@@ -84,25 +84,22 @@ def train(
     from edgecls.models.trainer import Trainer
 
     refuse_output(output, resume=resume)
-    state_file = unfinished_training(output)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
     try:
         with untouched_rng():
             torch.manual_seed(recipe.seed)
             architecture = find_architecture(arch)
-            preprocess = input_of(arch, override, checkpoint)
             network, start, start_sha256 = _starting_network(
                 architecture, arch, preprocess, len(data.labels), from_scratch, checkpoint, match
             )
-            head = architecture.head(network)
             trainer = Trainer(
                 network,
-                head,
+                architecture.head(network),
                 data,
                 preprocess,
                 recipe,
-                state_file=state_file,
+                state_file=unfinished_training(output),
                 key=_key(arch, data, preprocess, recipe, start_sha256),
                 workers=workers,
                 progress=progress,
@@ -136,15 +133,13 @@ def train(
                 weights_sha256=hashlib.sha256(content).hexdigest(),
                 epochs=epochs,
             )
-            record_path = output.with_suffix(".train.json")
+            result = TrainResult(output, output.with_suffix(".train.json"), record, card)
             if trainer.is_main_process:
-                for path, written in ((output, content), (record_path, _json(record))):
-                    with atomic_file(path) as file:
-                        file.write(written)
+                _write(result, content)
             trainer.finish()
     finally:
         torch.set_num_threads(threads_before)
-    return TrainResult(output, record_path, record, card)
+    return result
 
 
 def refuse_output(output: Path, *, resume: bool) -> None:
@@ -178,10 +173,7 @@ def input_of(arch: str, override: PreprocessOverride, checkpoint: Path | None = 
     from edgecls.models.checkpoint import card_of
 
     card = None if checkpoint is None else card_of(checkpoint)
-    if checkpoint is None or card is None:
-        known = find_architecture(arch).known_preprocess()
-    else:
-        known = card.known_preprocess(checkpoint)
+    known = find_architecture(arch).known_preprocess() if card is None else card.known_preprocess()
     return resolve_preprocess(arch, known, override)[0]
 
 
@@ -241,5 +233,8 @@ def _safetensors(weights: StateDict, card: ModelCard) -> bytes:
     return content
 
 
-def _json(record: TrainingRecord) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+def _write(result: TrainResult, weights: bytes) -> None:
+    record = msgspec.json.format(msgspec.json.encode(result.record), indent=1) + b"\n"
+    for path, content in ((result.path, weights), (result.record_path, record)):
+        with atomic_file(path) as file:
+            file.write(content)

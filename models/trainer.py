@@ -29,8 +29,9 @@ from timm.utils import ModelEmaV3
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from edgecls.models.augment import AugmentedPictures, DevicePictures, Draws, mixer, normalise, seed_from
+from edgecls.models.augment import AugmentedPictures, DevicePictures, Draws, mixer, seed_from
 from edgecls.models.checkpoint import StateDict
+from edgecls.models.normalize import normalized_on_device
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
 from edgecls.models.training_record import Epoch
@@ -187,7 +188,7 @@ class Trainer:
         network = copy.deepcopy(self._network).train()
         pixels = torch.zeros(share, 3, side_px, side_px, dtype=torch.uint8, device=self._accelerator.device)
         with torch.random.fork_rng(devices=[]), self._accelerator.autocast():
-            loss = network(normalise(pixels, self._preprocess)).float().sum()
+            loss = network(normalized_on_device(pixels, self._preprocess)).float().sum()
         torch.autograd.backward(loss)
 
     def _learn(self, phase: str, epochs: int) -> None:
@@ -258,7 +259,7 @@ class Trainer:
         torch.manual_seed(
             seed_from(self._recipe.seed, phase, "step", self._state.step, self._accelerator.process_index)
         )
-        pictures: Any = normalise(pixels.to(device, non_blocking=True), self._preprocess)
+        pictures: Any = normalized_on_device(pixels.to(device, non_blocking=True), self._preprocess)
         targets: Any = labels.to(device, non_blocking=True)
         if self._mix is not None:
             pictures, targets = self._mix(pictures, targets)
@@ -317,7 +318,7 @@ class Trainer:
                 decoded = list(pool.map(pictures.__getitem__, mine[start : start + size]))
                 pixels = torch.stack([picture for picture, _ in decoded]).to(accelerator.device)
                 labels = torch.tensor([label for _, label in decoded]).to(accelerator.device)
-                logits = network(normalise(pixels, self._preprocess)).float()
+                logits = network(normalized_on_device(pixels, self._preprocess)).float()
                 loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
                 top1.update(logits, labels)
                 balanced.update(logits, labels)

@@ -15,8 +15,8 @@ from torch import nn
 
 from edgecls.models import Classifier, PreprocessOverride
 from edgecls.models.architecture import find_architecture
-from edgecls.models.augment import normalise
 from edgecls.models.catalogue import CURATED
+from edgecls.models.normalize import normalized_on_device
 from edgecls.models.preprocess_override import resolve_preprocess
 from edgecls.models.rng import untouched_rng
 from edgecls.runtime import ImageSet, Labels
@@ -47,7 +47,7 @@ def opened(name: str, pictures: ImageSet, side_px: int | None = None) -> Classif
                 part.momentum = None
         module.train()
         with torch.no_grad():
-            module(normalise(batch, preprocess))
+            module(normalized_on_device(batch, preprocess))
         module.eval().requires_grad_(False)
     return Classifier(
         name=name,
@@ -64,5 +64,5 @@ def answers(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
     """Logits of the torch module, `float32 [n, classes]`, for crops `uint8 [n, side, side, 3]`."""
     assert isinstance(classifier.source, nn.Module)
     with torch.inference_mode():
-        batch = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), classifier.preprocess)
+        batch = normalized_on_device(torch.from_numpy(pixels).permute(0, 3, 1, 2), classifier.preprocess)
         return classifier.source(batch).numpy()

@@ -97,7 +97,6 @@ def command(
     brackets are those of fine-tuning and, behind the semicolon, of --from-scratch.
     """
     from edgecls.extra import needs_extra
-    from edgecls.models.recipe import Recipe
     from edgecls.models.training_data import TrainingData
     from edgecls.runtime.cpu import cpu_count
 
@@ -106,12 +105,7 @@ def command(
         if given or from_scratch or freeze or checkpoint or half or resume or preview:
             raise click.UsageError("hog-svm is no network: of the options of training it takes --kernel and --limit.")
         return _train_hog_svm(console, data, kernel, limit, seed, output or Path("model.onnx"))
-    if freeze:
-        if given.get("epochs"):
-            raise click.UsageError("--freeze trains the head only: say how long with --head-epochs, not --epochs.")
-        given["epochs"] = 0
-        given.setdefault("head_epochs", 10)
-    recipe = (Recipe.from_scratch if from_scratch else Recipe)(**given, seed=seed)
+    recipe = _recipe(given, from_scratch=from_scratch, freeze=freeze, seed=seed)
     output = output or Path("model.safetensors")
     with console.work() as progress, needs_extra("train", "Training"):
         from edgecls.models.train import input_of, refuse_output, train
@@ -127,12 +121,12 @@ def command(
         result = train(
             arch,
             pictures,
+            preprocess=preprocess,
             output=output,
             recipe=recipe,
             from_scratch=from_scratch,
             checkpoint=checkpoint,
             match=match,
-            override=override,
             half=half,
             resume=resume,
             workers=cpu_count() if workers is None else workers,
@@ -151,6 +145,16 @@ def command(
     model = f"{arch} --checkpoint {quoted(result.path)}" if result.card.is_own_code else quoted(result.path)
     console.next(f"edgecls export {model} --target onnxruntime --int8 --calibration DIR")
     return 0
+
+
+def _recipe(given: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: int) -> Recipe:
+    from edgecls.models.recipe import Recipe
+
+    if freeze:
+        if given.get("epochs"):
+            raise click.UsageError("--freeze trains the head only: say how long with --head-epochs, not --epochs.")
+        given = {"head_epochs": 10, **given, "epochs": 0}
+    return (Recipe.from_scratch if from_scratch else Recipe)(**given, seed=seed)
 
 
 def _train_hog_svm(console: Console, data: Path, kernel: Any, limit: int | None, seed: int, output: Path) -> int:

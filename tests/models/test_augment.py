@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from training_pictures import write_pictures
 
-from edgecls.models.augment import AugmentedPictures, DevicePictures, Draws, draw_preview, normalise
+from edgecls.models.augment import AugmentedPictures, DevicePictures, Draws, draw_preview
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
 from edgecls.runtime import Preprocess
@@ -59,13 +59,13 @@ def test_validation_sees_the_pixels_of_the_device(data: TrainingData) -> None:
 
 
 @pytest.mark.parametrize("colour", ["rgb", "bgr"])
-def test_normalise_is_what_the_graph_does(colour: str) -> None:
+def test_what_is_trained_on_is_what_the_graph_does(colour: str) -> None:
     preprocess = Preprocess(resize_px=8, crop_px=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), colour=colour)
     pixels = torch.arange(3 * 64, dtype=torch.uint8).reshape(1, 3, 8, 8)
-    from edgecls.models.normalize import normalized
+    from edgecls.models.normalize import normalized, normalized_on_device
 
     expected = normalized(pixels.permute(0, 2, 3, 1).numpy(), preprocess)
-    torch.testing.assert_close(normalise(pixels, preprocess), torch.from_numpy(expected))
+    torch.testing.assert_close(normalized_on_device(pixels, preprocess), torch.from_numpy(expected))
 
 
 @given(

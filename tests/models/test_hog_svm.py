@@ -149,7 +149,7 @@ def test_the_file_says_what_it_needs(file):
     opened = open_classifier(str(file))
     assert opened.preprocess == PREPROCESS
     assert opened.labels.names == ("digit 0", "digit 1", "digit 2", "digit 3")
-    assert opened.preprocess_source["mean"] == "the metadata of linear.onnx"
+    assert opened.preprocess_source["mean"] == "the metadata of the file of weights"
     assert opened.notes == ()
 
 

@@ -18,15 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from training_pictures import write_network, write_pictures
 
-from edgecls.models import PreprocessOverride, open_classifier, trainer
+from edgecls.models import open_classifier, trainer
 from edgecls.models.recipe import Recipe
 from edgecls.models.train import TrainResult, train
 from edgecls.models.training_data import TrainingData
 from edgecls.models.training_record import TrainingRecord
-from edgecls.runtime import InputError, Labels
+from edgecls.runtime import InputError, Labels, Preprocess
 from edgecls.runtime.progress import SilentProgress
 
-INPUT = PreprocessOverride(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+INPUT = Preprocess(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 RECIPE = Recipe.from_scratch(
     epochs=3, head_epochs=1, batch_size=8, learning_rate=0.02, trivial_augment=False, mixup=0.2, cutmix=1.0, seed=5
 )
@@ -43,7 +43,7 @@ def network(tmp_path: Path) -> str:
 
 
 def fit(network: str, data: TrainingData, output: Path, recipe: Recipe = RECIPE, **options) -> TrainResult:
-    options = {"override": INPUT, "from_scratch": True, "threads": 1, **options}
+    options = {"preprocess": INPUT, "from_scratch": True, "threads": 1, **options}
     return train(network, data, output=output, recipe=recipe, **options)
 
 

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from edgecls.models import PreprocessOverride
 from edgecls.models.architecture import find_architecture
-from edgecls.models.augment import AugmentedPictures, normalise
-from edgecls.models.preprocess_override import resolve_preprocess
+from edgecls.models.augment import AugmentedPictures
+from edgecls.models.normalize import normalized_on_device
 from edgecls.models.recipe import Recipe
-from edgecls.models.train import train
+from edgecls.models.train import input_of, train
 from edgecls.models.training_data import TrainingData
 
 
@@ -32,10 +32,9 @@ class _Bare(AugmentedPictures):
         return super().__getitem__((index, int(torch.randint(2**31, ())), self._preprocess.crop_px))
 
 
-def bare_loop(arch, data, recipe, override, workers):
+def bare_loop(arch, data, recipe, preprocess, workers):
     """What a practitioner writes: no average, no validation, no clipping, no state."""
     architecture = find_architecture(arch)
-    preprocess, _ = resolve_preprocess(arch, architecture.known_preprocess(), override)
     network = architecture.build(preprocess.crop_px)
     architecture.fit_classes(network, len(data.labels))
     network.to(memory_format=torch.channels_last).train()
@@ -44,7 +43,8 @@ def bare_loop(arch, data, recipe, override, workers):
     loader = DataLoader(pictures, recipe.batch_size, shuffle=True, drop_last=True, num_workers=workers)
     began, seen = time.perf_counter(), 0
     for pixels, labels in loader:
-        loss = torch.nn.functional.cross_entropy(network(normalise(pixels, preprocess)), labels, label_smoothing=0.1)
+        logits = network(normalized_on_device(pixels, preprocess))
+        loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -65,19 +65,19 @@ def main():
     torch.set_num_threads(arguments.threads)
     data = TrainingData.open(arguments.folder, limit=arguments.images, val_fraction=0.005)
     recipe = Recipe.from_scratch(epochs=1)
-    override = PreprocessOverride(resize_px=arguments.crop, crop_px=arguments.crop)
+    preprocess = input_of(arguments.arch, PreprocessOverride(resize_px=arguments.crop, crop_px=arguments.crop))
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds):
             began = time.perf_counter()
             output = Path(folder) / f"{number}.safetensors"
             result = train(
-                arguments.arch, data, output=output, recipe=recipe, from_scratch=True, override=override,
+                arguments.arch, data, preprocess=preprocess, output=output, recipe=recipe, from_scratch=True,
                 workers=arguments.workers, threads=arguments.threads,
             )  # fmt: skip
             # The clock of the curves: the epoch with its validation, without reading, rehearsal and the file.
             ours = len(data.train) // recipe.batch_size * recipe.batch_size / result.record.seconds
-            bare = bare_loop(arguments.arch, data, recipe, override, arguments.workers)
+            bare = bare_loop(arguments.arch, data, recipe, preprocess, arguments.workers)
             ratios.append(ours / bare)
             print(
                 f"edgecls {ours:.0f} pictures/s (validation of {len(data.val)} included), bare loop {bare:.0f}, "
