@@ -55,10 +55,15 @@ class Histogram:
         self._coarsen(exponent)
         self._merge(first, counts)
 
+    @property
+    def width(self) -> float:
+        """Of a bin: a power of two."""
+        return math.ldexp(1.0, self._exponent)
+
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Edges, `float64 [bins + 1]`, ascending, and counts, `int64 [bins]`."""
         edges = np.arange(self._start, self._start + len(self._counts) + 1, dtype=np.float64)
-        return edges * math.ldexp(1.0, self._exponent), self._counts
+        return edges * self.width, self._counts
 
     def _coarsen(self, exponent: int) -> None:
         shift = exponent - self._exponent

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -13,9 +14,12 @@ import onnx_ir as ir
 
 from edgecls.calibration.graph import Graph, constant, is_activation
 from edgecls.calibration.histogram import Histogram
-from edgecls.calibration.ranges import mse_bound, mse_range
+from edgecls.calibration.local_error import Range, local_errors
+from edgecls.calibration.ranges import METHODS, Candidate, Method, propose
+from edgecls.calibration.walk import Batches
 from edgecls.runtime.bundle import CalibrationRecord
 from edgecls.runtime.errors import InputError
+from edgecls.runtime.progress import Advance
 
 SCHEMA = "edgecls.plan/1"
 
@@ -24,6 +28,15 @@ WEIGHTED = {"Conv": 0, "ConvTranspose": 1, "Gemm": -1, "MatMul": 1}
 
 _FLAT = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
 """Inputs between which an operation is not constant; saturating beyond costs nothing."""
+
+_GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
+"""Operations whose values are shares: what calibration saw of 0..1 is chance."""
+
+RangeChoice = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+"""How ranges are chosen; `auto` takes for each tensor the method that hurts its readers least."""
+
+Granularity = Literal["per-channel", "per-tensor"]
+"""Whether each output channel of a weight has its own grid."""
 
 
 class TensorRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +50,9 @@ class TensorRange(msgspec.Struct, frozen=True, kw_only=True):
     """(low, high) for targets with a zero point; low ≤ 0 ≤ high."""
     symmetric: float
     """Bound of [−bound, bound] for targets without."""
+    asymmetric_by: str = "mse"
+    """How `asymmetric` was chosen: a method, or `gate` for the fixed range of a share."""
+    symmetric_by: str = "mse"
 
 
 class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
@@ -46,13 +62,19 @@ class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", t
     """Digest of the float graph; the plan fits no other."""
     calibration: CalibrationRecord
     ranges: str
-    """How ranges were chosen: `mse`."""
+    """How ranges were chosen: `auto`, or the one method."""
     tensors: dict[str, TensorRange]
     """By tensor name."""
     weights: dict[str, tuple[float, ...]]
     """By node name: largest |weight| that the grid of each output channel covers."""
     float_nodes: dict[str, str]
     """Nodes that stay in float on every target, each with the reason."""
+    channel_scales: dict[str, tuple[float, ...]] = {}
+    """By tensor: what divides its channels, and multiplies the weights that read them, before anything is quantized.
+    The ranges are those of the divided tensors."""
+    bias_shifts: dict[str, dict[str, tuple[float, ...]]] = {}
+    """By name of the target's rules and by node: what is added to each output channel's bias, because quantization by
+    these rules would else move its mean."""
 
     def to_json(self) -> bytes:
         """Indented JSON, the same bytes for the same plan."""
@@ -109,30 +131,68 @@ class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", t
         return None
 
 
-def make_plan(graph: Graph, histograms: Mapping[str, Histogram], calibration: CalibrationRecord) -> QuantPlan:
+def make_plan(
+    graph: Graph,
+    histograms: Mapping[str, Histogram],
+    calibration: CalibrationRecord,
+    *,
+    ranges: RangeChoice = "mse",
+    weights: Granularity = "per-channel",
+    crops: Batches | None = None,
+    advance: Advance = lambda steps: None,
+) -> QuantPlan:
     """Solves the ranges of every activation and the bounds of every weight channel.
 
     Args:
         histograms: One for each tensor that `activations` lists.
+        ranges: How.
+        weights: `per-tensor` gives all channels of a weight one bound.
+        crops: Pictures that `auto` tries the ranges on, `uint8 [batch, height, width, 3]`, RGB; a few are enough.
+        advance: Told the number of tensors that `auto` has decided.
     """
     model = graph.ir_model()
+    values = [value for value in activations(model) if value.name is not None]
+    methods: tuple[Method, ...] = METHODS if ranges == "auto" else (ranges,)
+    proposed: dict[str, dict[str, Candidate]] = {}
+    for value in values:
+        producer = value.producer()
+        if producer is not None and producer.op_type in _GATES:
+            proposed[str(value.name)] = {"gate": Candidate((0.0, 1.0), 1.0)}
+        else:
+            histogram, ends = histograms[str(value.name)], _flat_ends(value)
+            proposed[str(value.name)] = {method: propose(method, histogram, *ends) for method in methods}
+    # Of a symmetric grid, code -128 is a value too.
+    grids = {
+        name: [(c.asymmetric, (-c.symmetric * 128 / 127, c.symmetric)) for c in candidates.values()]
+        for name, candidates in proposed.items()
+    }
+    errors: dict[str, dict[Range, float]] = {}
+    if ranges == "auto":
+        flat = {name: [grid for pair in pairs for grid in pair] for name, pairs in grids.items()}
+        errors = local_errors(graph, flat, crops or [], advance)
     tensors = {}
-    for value in activations(model):
-        assert value.name is not None
-        histogram = histograms[value.name]
-        floor, ceiling = _flat_ends(value)
-        tensors[value.name] = TensorRange(
-            minimum=histogram.minimum,
-            maximum=histogram.maximum,
-            asymmetric=mse_range(histogram, floor, ceiling),
-            symmetric=mse_bound(histogram, floor, ceiling),
+    for name, candidates in proposed.items():
+        pairs = list(zip(candidates.items(), grids[name], strict=True))
+        error = errors.get(name, {})
+        by, candidate = min(pairs, key=lambda pair: error.get(pair[1][0], 0.0))[0]
+        symmetric_by, symmetric = min(pairs, key=lambda pair: error.get(pair[1][1], 0.0))[0]
+        tensors[name] = TensorRange(
+            minimum=histograms[name].minimum,
+            maximum=histograms[name].maximum,
+            asymmetric=candidate.asymmetric,
+            symmetric=symmetric.symmetric,
+            asymmetric_by=by,
+            symmetric_by=symmetric_by,
         )
+    bounds = channel_bounds(model)
+    if weights == "per-tensor":
+        bounds = {name: (max(channels),) * len(channels) for name, channels in bounds.items()}
     return QuantPlan(
         graph_sha256=graph.digest,
         calibration=calibration,
-        ranges="mse",
+        ranges=ranges,
         tensors=tensors,
-        weights=channel_bounds(model),
+        weights=bounds,
         float_nodes={},
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from edgecls.calibration.collect import calibration_set, collect_histograms, crops
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, make_plan
+from edgecls.calibration.quantization import Quantization
 from edgecls.export.agreement import PICTURES, compare_with_float
 from edgecls.export.pack import Quantized, assemble
+from edgecls.export.quantize import quantize
 from edgecls.export.targets import ANY_GPU, Gpu, target_module
 from edgecls.export.trace import Trace, trace
 from edgecls.models.classifier import Classifier
@@ -48,7 +49,7 @@ def export_bundle(
     calibration: ImageSet | None = None,
     calibration_size: int = 256,
     plan: Path | None = None,
-    quantizer: Literal["edgecls", "nncf"] = "edgecls",
+    quantization: Quantization = Quantization(),  # noqa: B008 (frozen)
     isa: Isa = "x86-vnni",
     gpu: Gpu = ANY_GPU,
     seed: int = 0,
@@ -64,7 +65,7 @@ def export_bundle(
         calibration: Pictures to draw the calibration set from; for INT8, unless a plan is given, and for fp16 where the
             target computes in it, to see that nothing overflows.
         plan: A `plan.json` that an earlier export of the same graph made, edited perhaps.
-        quantizer: `nncf` quantizes with NNCF instead of our plan (openvino only).
+        quantization: How the plan is made; NNCF is for openvino only.
         isa: Instruction set that an INT8 graph is made for.
         gpu: What a target that runs on a GPU makes the graph for.
         threads: For calibration; by default the CPUs that this process may use.
@@ -78,7 +79,7 @@ def export_bundle(
         MissingExtraError: A package is missing; the message names the extra.
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
-    _refuse_early(classifier, target, precision, calibration, plan, quantizer, gpu, output)
+    _refuse_early(classifier, target, precision, calibration, plan, quantization.quantizer, gpu, output)
     if not check:
         refuse_unwritable(output)
     module, drawn = target_module(target), None
@@ -90,14 +91,22 @@ def export_bundle(
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
     graph, quantized = traced.graph, None
-    if quantizer == "nncf" and drawn is not None:
+    corrections: tuple[str, ...] = ()
+    if quantization.quantizer == "nncf" and drawn is not None:
         with progress.stage("Quantizing with NNCF"):
             quantized = _quantize_with_nncf(classifier, graph, target, drawn, seed, isa)
         artifact = quantized.artifact
     else:
         ranges = None
-        if drawn is not None:
-            ranges = _solve_plan(classifier, graph, drawn, seed, threads, progress)
+        if drawn is not None and precision == "int8":
+            record = _record(drawn, seed)
+            ranges, corrections = quantize(
+                graph, module.rules(isa, gpu), drawn, classifier.preprocess, record, quantization, threads, progress
+            )
+        elif drawn is not None:  # fp16, which must see that nothing overflows
+            with progress.stage("Looking at the activations", len(drawn.images)) as advance:
+                histograms = collect_histograms(graph, crops(drawn, classifier.preprocess), advance, threads)
+            ranges = make_plan(graph, histograms, _record(drawn, seed))
         elif plan is not None:
             ranges = QuantPlan.read(plan, graph)
         with progress.stage(f"Compiling for {target}"):
@@ -106,7 +115,7 @@ def export_bundle(
             quantized = Quantized(artifact, ranges, ranges.calibration, "edgecls")
     with progress.stage("Answering golden samples"):
         manifest, files = assemble(classifier, graph, target, precision, artifact, quantized)
-    notes = (*classifier.notes, *artifact.notes)
+    notes = (*classifier.notes, *artifact.notes, *corrections)
     if quantized is not None and drawn is not None:
         with progress.stage("Comparing with the float graph"):
             seen = crops(drawn.take(PICTURES), classifier.preprocess)
@@ -159,15 +168,6 @@ def _refuse_early(
         )
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} for the bundle does not exist; create it or choose another -o.")
-
-
-def _solve_plan(
-    classifier: Classifier, graph: Graph, drawn: ImageSet, seed: int, threads: int | None, progress: Progress
-) -> QuantPlan:
-    with progress.stage("Calibrating", len(drawn.images)) as advance:
-        histograms = collect_histograms(graph, crops(drawn, classifier.preprocess), advance, threads)
-    with progress.stage("Solving the ranges"):
-        return make_plan(graph, histograms, _record(drawn, seed))
 
 
 def _quantize_with_nncf(

@@ -14,8 +14,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from edgecls.calibration.bias_correction import shift_biases
 from edgecls.calibration.graph import constant, is_activation, only_consumer
 from edgecls.calibration.plan import WEIGHTED, QuantPlan, TensorRange
+from edgecls.calibration.rescale_channels import rescale_channels
 from edgecls.export.passes.feed_bytes import feed_bytes
 from edgecls.export.passes.widen_pixels import widen_pixels
 from edgecls.export.qdq import Grid, dequantize_codes, quantize_activation, quantize_weight
@@ -29,6 +31,8 @@ SAME_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", 
 class Rules:
     """What an engine wants of a Q/DQ graph."""
 
+    name: str
+    """Of the engine and what decides among its rules: under it a plan keeps what was corrected for them."""
     quantized: frozenset[str]
     """Operations that compute on integers when their inputs are quantized."""
     closed: frozenset[str]
@@ -81,6 +85,8 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
         model: A fresh copy of the graph that the plan was made from; changed in place.
     """
     graph = model.graph
+    rescale_channels(model, plan.channel_scales)
+    shift_biases(model, plan.bias_shifts.get(rules.name, {}))
     floats = {}
     chosen: list[ir.Node] = []
     for node in graph:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16", "int8"]
 
+_QUANTIZATION = ("quantizer", "ranges", "weights", "without")
+"""Options that are fields of `Quantization`."""
+
 
 def _targets() -> tuple[str, ...]:
     from edgecls.runtime.engines import engine_names
@@ -65,6 +68,26 @@ def _numbers(value: str | tuple[str, ...]) -> tuple[str, ...]:
 @click.option("--plan", type=INPUT_FILE, metavar="FILE", help="A quantization plan to use instead of calibrating.")
 @click.option(
     "--quantizer", type=one_of("edgecls", "nncf"), default="edgecls", show_default=True, help="Who makes the plan."
+)
+@click.option(
+    "--ranges",
+    type=one_of("auto", "minmax", "percentile", "mse", "entropy"),
+    default="auto",
+    show_default=True,
+    help="How ranges are chosen; auto: for each tensor, what hurts its readers least.",
+)
+@click.option(
+    "--weights",
+    type=one_of("per-channel", "per-tensor"),
+    default="per-channel",
+    show_default=True,
+    help="Whether each channel of a weight has its own grid.",
+)
+@click.option(
+    "--without",
+    type=one_of("equalization", "smoothquant", "bias-correction"),
+    multiple=True,
+    help="Leave out a correction; may be repeated.",
 )
 @click.option(
     "--isa",
@@ -116,6 +139,7 @@ def command(
     from edgecls.runtime import ImageSet
 
     with needs_extra("export", "Exporting"):
+        from edgecls.calibration.quantization import Quantization
         from edgecls.export.job import export_bundle
         from edgecls.export.targets import Gpu
 
@@ -129,6 +153,7 @@ def command(
             output=output,
             calibration=images,
             gpu=Gpu(tensorrt_version, compute_capabilities or ()),
+            quantization=Quantization(**{name: options.pop(name) for name in _QUANTIZATION}),
             progress=progress,
             **options,
         )
@@ -201,8 +226,13 @@ def _settle_quantization(
         raise click.UsageError(
             "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."
         )
-    if precision != "int8":
-        for name, without in {"plan": None, "quantizer": "edgecls"}.items():
-            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"--{name} is for --int8, and this export is {precision}.")
-            options[name] = without  # a project's configuration serves its float exports too
+    given = [
+        name for name in ("plan", *_QUANTIZATION) if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given and precision != "int8":
+        raise click.UsageError(f"--{given[0]} is for --int8, and this export is {precision}.")
+    if plan is not None and precision == "int8" and set(given) & {"ranges", "weights", "without"}:
+        raise click.UsageError(f"--{given[-1]} says how a plan is made, and --plan {plan} is made: leave out one.")
+    if precision != "int8":  # a project's configuration serves its float exports too
+        options.update(plan=None, quantizer="edgecls")
+    options["without"] = frozenset(options["without"])

@@ -9,13 +9,16 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan
 from edgecls.runtime.bundle import Padding, Passport, Precision
 from edgecls.runtime.cpu import Isa
 from edgecls.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from edgecls.export.placement import Rules
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,15 @@ class Target(Protocol):
 
         Raises:
             MissingExtraError: The engine's own compiler is not installed.
+        """
+        ...
+
+    def rules(self, isa: Isa, gpu: Gpu = ANY_GPU) -> Rules:
+        """What the engine wants of an INT8 graph.
+
+        Args:
+            isa: As in `compile_artifact`.
+            gpu: As in `compile_artifact`.
         """
         ...
 

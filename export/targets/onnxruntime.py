@@ -49,9 +49,10 @@ def compile_artifact(
         passport = Passport(engine_version=version, isa=None, activations=None, nodes=kinds.total(), nodes_int8=0)
         return Artifact({"model.onnx": graph.proto}, None, passport, ())
 
-    activations, weight_bits = _ISA[isa]
+    wanted = rules(isa)
+    activations = wanted.activations
     model = graph.ir_model()
-    placement = place(model, plan, rules(activations, weight_bits))
+    placement = place(model, plan, wanted)
     quantized = Graph.from_ir(model)
     version, kinds = optimised_kinds(quantized.proto, int8_activations=activations == "int8")
     integer = sum(count for kind, count in kinds.items() if is_integer(kind))
@@ -61,9 +62,11 @@ def compile_artifact(
     return Artifact({"model.onnx": quantized.proto}, placement.padding, passport, placement.notes())
 
 
-def rules(activations: Literal["uint8", "int8"], weight_bits: int) -> Rules:
+def rules(isa: Isa, gpu: Gpu = ANY_GPU) -> Rules:
     """What ONNX Runtime wants: Q/DQ on inputs and outputs, so that no float tensor lies between two integer kernels."""
+    activations, weight_bits = _ISA[isa]
     return Rules(
+        name=f"onnxruntime {isa}",
         quantized=_QUANTIZED,
         # QGemm may return floats; everything else runs in float unless its output is quantized.
         closed=_QUANTIZED - _MATRIX,

@@ -41,18 +41,19 @@ def compile_artifact(
     if precision != "int8" or plan is None:
         return _artifact(_read(graph.proto), precision, None, None, ())
     model = graph.ir_model()
-    placement = place(model, plan, rules(_WEIGHT_BITS[isa]))
+    placement = place(model, plan, rules(isa))
     return _artifact(_read(Graph.from_ir(model).proto), precision, isa, placement.padding, placement.notes())
 
 
-def rules(weight_bits: int) -> Rules:
+def rules(isa: Isa, gpu: Gpu = ANY_GPU) -> Rules:
     """What OpenVINO wants: activations quantized where they are read, so that what precedes fuses into the producer."""
     return Rules(
+        name=f"openvino {isa}",
         quantized=frozenset({"Conv", "Gemm", "MatMul", "Add"}),
         closed=frozenset(),
         share_with_float=False,
         activations="uint8",
-        weight_bits=weight_bits,
+        weight_bits=_WEIGHT_BITS[isa],
         int32_bias=False,
         stays_float=_squeezes,
     )

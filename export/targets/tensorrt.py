@@ -144,7 +144,7 @@ def emit(graph: Graph, precision: Precision, plan: QuantPlan | None, dialect: Di
     strong = dialect is STRONG
     padding, notes = None, []
     if precision == "int8" and plan is not None:
-        placement = place(model, plan, rules(dialect))
+        placement = place(model, plan, dialect_rules(dialect))
         padding = placement.padding
         notes += _by_reason(placement.floats, "stays in float")
     cast_bytes(model)
@@ -158,7 +158,12 @@ def emit(graph: Graph, precision: Precision, plan: QuantPlan | None, dialect: Di
     return Emitted(emitted, twin, padding, tuple(notes))
 
 
-def rules(dialect: Dialect) -> Rules:
+def rules(isa: Isa, gpu: Gpu = ANY_GPU) -> Rules:
+    """What the version of TensorRT that a graph is made for wants."""
+    return dialect_rules(dialect_of(gpu.tensorrt_version or DEFAULT_VERSION))
+
+
+def dialect_rules(dialect: Dialect) -> Rules:
     """What TensorRT wants: symmetric grids, Q/DQ on inputs only, and of a residual sum on the skip side only.
 
     NVIDIA's guide: quantize all inputs of weighted operations, not their outputs; leave the bias; quantize the skip
@@ -166,6 +171,7 @@ def rules(dialect: Dialect) -> Rules:
     """
     strong = dialect is STRONG
     return Rules(
+        name=f"tensorrt {dialect.name}",
         quantized=frozenset({"Conv", "Gemm", "MatMul", "Add"}),
         closed=frozenset(),
         share_with_float=False,

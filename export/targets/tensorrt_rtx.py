@@ -5,8 +5,9 @@ from __future__ import annotations
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan
 from edgecls.export.lint.tensorrt_rtx import build_ahead, known_compute_capabilities
+from edgecls.export.placement import Rules
 from edgecls.export.targets import ANY_GPU, Artifact, Gpu
-from edgecls.export.targets.tensorrt import GOLDEN_TOLERANCE, STRONG, emit, passport, stand_in_note
+from edgecls.export.targets.tensorrt import GOLDEN_TOLERANCE, STRONG, dialect_rules, emit, passport, stand_in_note
 from edgecls.runtime.bundle import Precision, TensorRtPassport
 from edgecls.runtime.cpu import Isa
 from edgecls.runtime.engine_build import ENGINE
@@ -41,6 +42,11 @@ def check_gpu(gpu: Gpu) -> None:
         raise InputError(
             "engines of TensorRT-RTX need its own version: --tensorrt-version and --device are for --target tensorrt."
         )
+
+
+def rules(isa: Isa, gpu: Gpu = ANY_GPU) -> Rules:
+    """Those of TensorRT 10."""
+    return dialect_rules(STRONG)
 
 
 def compile_artifact(

@@ -6,10 +6,13 @@ import sys
 
 import pytest
 
+from edgecls.calibration.quantization import Quantization
 from edgecls.export import job
 from edgecls.export.job import export_bundle
 from edgecls.export.trace import Trace
 from edgecls.runtime import Bundle, EngineError, ImageSet, InputError, UnsupportedError
+
+NNCF = Quantization(quantizer="nncf")
 
 
 @pytest.fixture
@@ -39,9 +42,9 @@ def test_options_that_contradict_each_other_are_refused(export, small, tmp_path,
     with pytest.raises(InputError, match="are for INT8"):
         export(plan=plan)
     with pytest.raises(InputError, match="takes no --plan"):
-        export(precision="int8", target="openvino", plan=plan, quantizer="nncf")
+        export(precision="int8", target="openvino", plan=plan, quantization=NNCF)
     with pytest.raises(UnsupportedError, match="nncf is refused for onnxruntime"):
-        export(precision="int8", calibration=ImageSet.from_folder(pictures), quantizer="nncf")
+        export(precision="int8", calibration=ImageSet.from_folder(pictures), quantization=NNCF)
     with pytest.raises(InputError, match="no target is called 'abacus'"):
         export(target="abacus")
 
@@ -109,7 +112,7 @@ def test_a_plan_in_a_bundle_makes_the_same_bundle_again(export, tmp_path, pictur
 def test_nncf_on_request(export, pictures):
     pytest.importorskip("nncf")
     result = export(
-        precision="int8", target="openvino", calibration=ImageSet.from_folder(pictures), quantizer="nncf",
+        precision="int8", target="openvino", calibration=ImageSet.from_folder(pictures), quantization=NNCF,
         calibration_size=16,
     )  # fmt: skip
     assert result.manifest.provenance.quantizer == "nncf"
