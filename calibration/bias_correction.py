@@ -90,25 +90,23 @@ def _bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
 
 
 def _float_means(graph: Graph, crops: Batches) -> dict[str, NDArray[np.float64]]:
-    """By weighted node that has a place for a bias: mean of every channel on every picture, `[pictures, channels]`."""
+    """By weighted node that is corrected: mean of every channel on every picture, `[pictures, channels]`."""
     model = graph.ir_model()
     outputs: list[ir.Value] = []
     names: list[str] = []
     for node in list(model.graph):
-        weight = constant(node.inputs[1]) if node.op_type in WEIGHTED else None
-        output = node.outputs[0]
-        if weight is None or weight.dtype != np.float32 or output.shape is None or _bias_place(node) is None:
+        if not _is_corrected(node):
             continue
+        value = node.outputs[0]
+        assert value.shape is not None
+        axes = [axis for axis in range(1, len(value.shape)) if axis != _channel_axis(node, len(value.shape))]
+        place = ir.Value(name=f"{node.name}:axes", const_value=ir.tensor(np.asarray(axes, np.int64)))
+        model.graph.register_initializer(place)
+        mean = ir.node("ReduceMean", [value, place], {"keepdims": 0}, name=f"{node.name}:mean")
+        mean.outputs[0].name, mean.outputs[0].dtype = f"{node.name}:mean", ir.DataType.FLOAT
+        model.graph.append(mean)
+        outputs.append(mean.outputs[0])
         names.append(node.name or "")
-        axes = [axis for axis in range(1, output.shape.rank()) if axis != _channel_axis(node, output.shape.rank())]
-        if axes:
-            place = ir.Value(name=f"{node.name}:axes", const_value=ir.tensor(np.asarray(axes, np.int64)))
-            model.graph.register_initializer(place)
-            mean = ir.node("ReduceMean", [output, place], {"keepdims": 0}, name=f"{node.name}:mean")
-            model.graph.append(mean)
-            output = mean.outputs[0]
-            output.name, output.dtype = f"{node.name}:mean", ir.DataType.FLOAT
-        outputs.append(output)
     model.graph.outputs[:] = outputs
     session = session_of(ir.to_proto(model))
     rows = [session.run(None, {INPUT: batch}) for batch in crops]
@@ -116,6 +114,20 @@ def _float_means(graph: Graph, crops: Batches) -> dict[str, NDArray[np.float64]]
         name: np.concatenate(column).astype(np.float64)
         for name, column in zip(names, zip(*rows, strict=True), strict=True)
     }
+
+
+def _is_corrected(node: ir.Node) -> bool:
+    """Whether a node has a bias that can be shifted, and more than one value a channel and picture.
+
+    Where it has one (squeeze-and-excitation, the last layer), a few dozen pictures do not show a mean, and the gates
+    behind it answer to the noise: correcting them too made MobileNetV3-Small worse than no correction.
+    """
+    weight = constant(node.inputs[1]) if node.op_type in WEIGHTED else None
+    shape = node.outputs[0].shape
+    if weight is None or weight.dtype != np.float32 or shape is None or _bias_place(node) is None:
+        return False
+    channel = _channel_axis(node, len(shape))
+    return any(size != 1 for axis, size in enumerate(shape) if axis not in {0, channel})
 
 
 def _mean(output: NDArray[np.float32], node: ir.Node) -> NDArray[np.float64]:

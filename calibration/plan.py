@@ -128,6 +128,18 @@ class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", t
             given = self.weights.get(name)
             if given is None or len(given) != len(expected) or not all(0 < g < np.inf for g in given):
                 return f"node {name!r} needs {len(expected)} positive weight bounds"
+        return self._wrong_correction({name: len(channels) for name, channels in bounds.items()}, needed)
+
+    def _wrong_correction(self, channels: Mapping[str, int], tensors: Mapping[str | None, ir.Value]) -> str | None:
+        for name, scale in self.channel_scales.items():
+            if name not in tensors:
+                return f"the graph has no tensor {name!r} whose channels could be scaled"
+            if not all(0 < factor < np.inf for factor in scale):
+                return f"tensor {name!r} has channel scales that are not positive"
+        for rules, shifts in self.bias_shifts.items():
+            for name, shift in shifts.items():
+                if len(shift) != channels.get(name) or not np.isfinite(shift).all():
+                    return f"node {name!r} needs {channels.get(name, 0)} finite bias shifts for {rules}"
         return None
 
 
