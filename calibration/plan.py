@@ -55,6 +55,33 @@ class TensorRange(msgspec.Struct, frozen=True, kw_only=True):
     symmetric_by: str = "mse"
 
 
+class BlockSensitivity(msgspec.Struct, frozen=True):
+    """What changes when one block alone stays in float."""
+
+    name: str
+    nodes: tuple[str, ...]
+    kl: float
+    """Divergence from the float graph that disappears, nats."""
+    flips: int
+    """Pictures that get their float answer back."""
+    cost: float | None
+    """What is added to the time of an inference, as part of the float graph's; None where it was not measured."""
+
+
+class Sensitivity(msgspec.Struct, frozen=True):
+    """What each block loses by quantization on one target."""
+
+    target: str
+    n: int
+    """Pictures."""
+    kl: float
+    """Mean divergence from the float graph with every block quantized, nats."""
+    flips: int
+    ratio: float | None
+    """Time of an inference over that of the float graph."""
+    blocks: tuple[BlockSensitivity, ...]
+
+
 class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     """`plan.json`: everything that the emitters of all targets need to write their INT8 graphs."""
 
@@ -75,6 +102,8 @@ class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", t
     bias_shifts: dict[str, dict[str, tuple[float, ...]]] = {}
     """By name of the target's rules and by node: what is added to each output channel's bias, because quantization by
     these rules would else move its mean."""
+    sensitivity: Sensitivity | None = None
+    """Of the blocks, where somebody asked for it."""
 
     def to_json(self) -> bytes:
         """Indented JSON, the same bytes for the same plan."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from edgecls.calibration.bias_correction import bias_shifts
 from edgecls.calibration.collect import collect_histograms, crops
@@ -20,6 +19,7 @@ from edgecls.calibration.smoothing import smoothing_scales
 from edgecls.calibration.walk import batches_of
 from edgecls.export.placement import Rules, place
 from edgecls.export.trace import run_onnx
+from edgecls.export.trials import mean_divergence
 from edgecls.runtime.bundle import CalibrationRecord, Padding
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.preprocess import Preprocess
@@ -55,7 +55,7 @@ class _Maker:
         whole = np.concatenate(seen)
         self.look = batches_of([whole[:_LOOK]], _BATCH)
         self.learn, self.judge = batches_of([whole[:half]], _BATCH), batches_of([whole[half:]], _BATCH)
-        self.expected = _log_softmax(np.concatenate([run_onnx(self.graph.proto, batch) for batch in self.judge]))
+        self.expected = np.concatenate([run_onnx(self.graph.proto, batch) for batch in self.judge])
 
     def plan(self, scales: dict[str, tuple[float, ...]]) -> QuantPlan:
         """The plan of the graph whose channels are rescaled."""
@@ -86,8 +86,8 @@ class _Maker:
         """Mean KL divergence of the quantized answers from the float ones, over the pictures that judge."""
         model, padding = self.placed(plan)
         proto = ir.to_proto(model).SerializeToString()
-        got = _log_softmax(np.concatenate([run_onnx(proto, Session.pad(batch, padding)) for batch in self.judge]))
-        return float((np.exp(self.expected) * (self.expected - got)).sum(axis=1).mean())
+        got = np.concatenate([run_onnx(proto, Session.pad(batch, padding)) for batch in self.judge])
+        return mean_divergence(self.expected, got)
 
     def placed(self, plan: QuantPlan) -> tuple[ir.Model, Padding | None]:
         """The Q/DQ graph of a plan, and the border that its pictures need."""
@@ -143,8 +143,3 @@ def quantize(
     if "bias-correction" not in how.without:
         plan = maker.better("bias-correction", plan, maker.shifted(plan))
     return plan, tuple(maker.notes)
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -1,0 +1,70 @@
+"""What each block of a network loses by quantization, and what it would cost to keep it in float."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+import onnx_ir as ir
+
+from edgecls.calibration.graph import Graph
+from edgecls.calibration.plan import WEIGHTED, BlockSensitivity, QuantPlan, Sensitivity
+from edgecls.export.trials import Trials
+from edgecls.runtime.progress import Progress
+
+_LARGEST = 5
+"""Weighted operations of a block at most: an inverted residual with squeeze-and-excitation has as many."""
+
+REASON = "quantized, it costs more accuracy than its time is worth"
+
+
+def measure_sensitivity(graph: Graph, plan: QuantPlan, trials: Trials, target: str, progress: Progress) -> Sensitivity:
+    """Keeps one block after the other in float, alone, and measures what that changes.
+
+    Args:
+        graph: The float graph.
+        plan: The one that everything else follows.
+        trials: On the target.
+        target: Its name, for the record.
+        progress: Told about every block.
+    """
+    base = trials.run(plan)
+    found = []
+    blocks = blocks_of(graph)
+    with progress.stage("Measuring the sensitivity of the blocks", len(blocks)) as advance:
+        for name, nodes in blocks.items():
+            trial = trials.run(with_floats(plan, nodes))
+            cost = None if trial.ratio is None or base.ratio is None else trial.ratio - base.ratio
+            found.append(BlockSensitivity(name, tuple(nodes), base.kl - trial.kl, base.flips - trial.flips, cost))
+            advance(1)
+    return Sensitivity(target, base.n, base.kl, base.flips, base.ratio, tuple(found))
+
+
+def blocks_of(graph: Graph) -> dict[str, list[str]]:
+    """The names of a graph's operations by block, in graph order.
+
+    A block is the largest module with at most five weighted operations; what belongs to none stands for itself.
+    """
+    nodes = [node for node in graph.ir_model().graph if node.name and node.op_type not in {"Cast", "Constant"}]
+    weighted: dict[str, int] = defaultdict(int)
+    for node in nodes:
+        for prefix in _prefixes(node):
+            weighted[prefix] += node.op_type in WEIGHTED
+    blocks: dict[str, list[str]] = defaultdict(list)
+    for node in nodes:
+        block = next((prefix for prefix in _prefixes(node) if 0 < weighted[prefix] <= _LARGEST), None)
+        if block is not None:
+            blocks[block].append(str(node.name))
+    return dict(blocks)
+
+
+def with_floats(plan: QuantPlan, nodes: Sequence[str]) -> QuantPlan:
+    """The plan with more operations in float."""
+    return msgspec.structs.replace(plan, float_nodes={**plan.float_nodes, **dict.fromkeys(nodes, REASON)})
+
+
+def _prefixes(node: ir.Node) -> list[str]:
+    """The modules that hold a node, the largest first, and the node itself."""
+    parts = str(node.name).split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]

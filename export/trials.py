@@ -1,0 +1,186 @@
+"""Plans tried on their engine: how far the answers leave the float graph, and how fast they come."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecls.calibration.collect import crops
+from edgecls.calibration.graph import Graph
+from edgecls.calibration.plan import QuantPlan
+from edgecls.export.pack import Quantized, answering_engine, assemble
+from edgecls.export.targets import Artifact, Gpu, target_module
+from edgecls.models.classifier import Classifier
+from edgecls.runtime.bundle import Manifest
+from edgecls.runtime.cpu import Isa
+from edgecls.runtime.engines import Engine
+from edgecls.runtime.imageset import ImageSet
+from edgecls.runtime.session import Session
+
+_PAIRS = 30
+"""Inferences of each of two engines that take turns: enough to tell 3 % apart on a machine with other work."""
+
+_WARM_UP = 5
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What one plan did."""
+
+    n: int
+    """Pictures."""
+    b: int
+    """Pictures that only the float graph got right."""
+    c: int
+    """Pictures that only the quantized one got right."""
+    flips: int
+    """Pictures whose best class changed."""
+    kl: float
+    """Mean divergence of the answers from the float graph's, nats."""
+    ratio: float | None
+    """Time of an inference over that of the float graph on the same engine, the two taking turns; None where the
+    engine need not be on this machine."""
+    ms: float | None
+    """Median time of an inference while that was measured."""
+
+    @property
+    def drop_pp(self) -> float:
+        """Of top-1, percentage points."""
+        return 100 * (self.b - self.c) / self.n
+
+
+class Trials:
+    """Tries plans of one graph on one target, and remembers what came out.
+
+    Args:
+        classifier: That the graph was traced from.
+        graph: The float graph.
+        target: On whose engine.
+        isa: Instruction set that the graphs are made for.
+        gpu: What a target that runs on a GPU makes the graph for.
+        pictures: That judge. Without classes the float graph's answers count as the truth, which only overstates drops.
+        memory: A file with a line a trial, from which a run that was killed goes on; None remembers nothing.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        graph: Graph,
+        *,
+        target: str,
+        isa: Isa,
+        gpu: Gpu,
+        pictures: ImageSet,
+        memory: Path | None = None,
+    ) -> None:
+        self._classifier, self._graph, self._target, self._isa, self._gpu = classifier, graph, target, isa, gpu
+        self._pixels = np.concatenate(list(crops(pictures, classifier.preprocess)))
+        self._setting = (graph.digest, target, isa, gpu, pictures.digest)
+        self._memory = memory
+        self._known = _remembered(memory)
+        artifact = target_module(target).compile_artifact(graph, "fp32", None, isa, gpu)
+        manifest, _ = assemble(classifier, graph, target, "fp32", artifact, None)
+        self._float = answering_engine(manifest, artifact)
+        self._is_here = artifact.stand_in is None
+        self._expected = np.concatenate([self._float.infer(pixels[None]) for pixels in self._pixels])
+        labels = [image.label for image in pictures.images]
+        self._truth = self._expected.argmax(axis=1) if None in labels else np.asarray(labels)
+
+    def close(self) -> None:
+        """Frees the float engine."""
+        self._float.close()
+
+    def compile(self, plan: QuantPlan) -> tuple[Artifact, Manifest, dict[str, bytes]]:
+        """A plan's artifact, and the manifest and members of its bundle."""
+        artifact = target_module(self._target).compile_artifact(self._graph, "int8", plan, self._isa, self._gpu)
+        quantized = Quantized(artifact, plan, plan.calibration, "edgecls")
+        return artifact, *assemble(self._classifier, self._graph, self._target, "int8", artifact, quantized)
+
+    def run(self, plan: QuantPlan) -> Trial:
+        """Tries a plan, or recalls what it did."""
+        key = hashlib.sha256(msgspec.json.encode((self._setting, plan.digest))).hexdigest()
+        if key not in self._known:
+            with self._engine(plan) as (engine, manifest):
+                trial = self._tried(engine, manifest)
+            self._known[key] = trial
+            if self._memory is not None:
+                with self._memory.open("ab") as file:
+                    file.write(msgspec.json.encode((key, trial)) + b"\n")
+        return self._known[key]
+
+    def answers(self, plan: QuantPlan, pictures: ImageSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Best classes of other pictures: by the float graph, and by a plan."""
+        with self._engine(plan) as (engine, manifest):
+            pairs = [
+                (self._float.infer(pixels)[0].argmax(), engine.infer(Session.pad(pixels, manifest.padding))[0].argmax())
+                for pixels in crops(pictures, self._classifier.preprocess, 1)
+            ]
+        columns = np.asarray(pairs, np.int64)
+        return columns[:, 0], columns[:, 1]
+
+    @contextmanager
+    def _engine(self, plan: QuantPlan) -> Iterator[tuple[Engine, Manifest]]:
+        artifact, manifest, _ = self.compile(plan)
+        engine = answering_engine(manifest, artifact)
+        try:
+            yield engine, manifest
+        finally:
+            engine.close()
+
+    def _tried(self, engine: Engine, manifest: Manifest) -> Trial:
+        padded = [Session.pad(pixels[None], manifest.padding) for pixels in self._pixels]
+        logits = np.concatenate([engine.infer(pixels) for pixels in padded])
+        best, expected = logits.argmax(axis=1), self._expected.argmax(axis=1)
+        right, was_right = best == self._truth, expected == self._truth
+        ratio, ms = self._pace(engine, padded) if self._is_here else (None, None)
+        return Trial(
+            n=len(logits),
+            b=int(np.count_nonzero(was_right & ~right)),
+            c=int(np.count_nonzero(right & ~was_right)),
+            flips=int(np.count_nonzero(best != expected)),
+            kl=mean_divergence(self._expected, logits),
+            ratio=ratio,
+            ms=ms,
+        )
+
+    def _pace(self, engine: Engine, padded: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
+        times: tuple[list[float], list[float]] = ([], [])
+        for turn in range(_WARM_UP + _PAIRS):
+            index = turn % len(padded)
+            for column, run, pixels in ((0, engine, padded[index]), (1, self._float, self._pixels[index][None])):
+                began = time.perf_counter()
+                run.infer(pixels)
+                if turn >= _WARM_UP:
+                    times[column].append(time.perf_counter() - began)
+        mine = statistics.median(times[0])
+        return mine / statistics.median(times[1]), 1e3 * mine
+
+
+def mean_divergence(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    """Mean KL divergence, nats, of the softmax of `got` from that of `expected`; both `[pictures, classes]`."""
+    before, after = _log_softmax(expected), _log_softmax(got)
+    return float((np.exp(before) * (before - after)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _remembered(memory: Path | None) -> dict[str, Trial]:
+    known: dict[str, Trial] = {}
+    if memory is not None and memory.exists():
+        for line in memory.read_bytes().splitlines():
+            try:
+                key, trial = msgspec.json.decode(line, type=tuple[str, Trial])
+            except msgspec.DecodeError:
+                continue  # the line that a killed run was writing
+            known[key] = trial
+    return known
