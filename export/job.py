@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,15 @@ from edgecls.calibration.collect import calibration_set, collect_histograms, cro
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, make_plan
 from edgecls.calibration.quantization import Quantization
-from edgecls.export.agreement import PICTURES, compare_with_float
 from edgecls.export.pack import Quantized, assemble
 from edgecls.export.quantize import quantize
+from edgecls.export.recover import Budget, Recovery, recover, refuse_shared
+from edgecls.export.sensitivity import with_sensitivity
 from edgecls.export.targets import ANY_GPU, Gpu, target_module
 from edgecls.export.trace import Trace, trace
+from edgecls.export.trials import Trials
 from edgecls.models.classifier import Classifier
-from edgecls.runtime.atomic_file import refuse_unwritable
+from edgecls.runtime.atomic_file import atomic_file, refuse_unwritable
 from edgecls.runtime.bundle import CalibrationRecord, Manifest, Precision
 from edgecls.runtime.bundle_writer import write_bundle
 from edgecls.runtime.cpu import Isa
@@ -24,6 +27,12 @@ from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.progress import Progress, SilentProgress
 
 _SILENT = SilentProgress()
+
+_SHOWN = 32
+"""Calibration pictures that a finished graph is tried on: enough to see a broken one, too few to judge a good one."""
+
+_CHOOSING = 512
+"""Pictures at most that choose what a budget keeps in float."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class ExportResult:
     """Largest |difference| between the float graph's logits and the source network's."""
     notes: tuple[str, ...]
     """What the user should know: what was assumed about the checkpoint, what stayed in float and why."""
+    recovery: Recovery | None = None
+    """Where the recovery ladder ended, where there was a budget."""
 
 
 def export_bundle(
@@ -50,6 +61,8 @@ def export_bundle(
     calibration_size: int = 256,
     plan: Path | None = None,
     quantization: Quantization = Quantization(),  # noqa: B008 (frozen)
+    budget: Budget | None = None,
+    sensitivity: bool = False,
     isa: Isa = "x86-vnni",
     gpu: Gpu = ANY_GPU,
     seed: int = 0,
@@ -66,6 +79,10 @@ def export_bundle(
             target computes in it, to see that nothing overflows.
         plan: A `plan.json` that an earlier export of the same graph made, edited perhaps.
         quantization: How the plan is made; NNCF is for openvino only.
+        budget: How much accuracy INT8 may cost. Blocks are kept in float until that is shown. Where it cannot be, the
+            best bundle is written under another name, `NAME.over-budget.edgecls`. Beside the bundle lies
+            `NAME.recovery.json`, with the certificate and the plans that no other beats.
+        sensitivity: Measure what each block loses by quantization, into the plan.
         isa: Instruction set that an INT8 graph is made for.
         gpu: What a target that runs on a GPU makes the graph for.
         threads: For calibration; by default the CPUs that this process may use.
@@ -79,7 +96,7 @@ def export_bundle(
         MissingExtraError: A package is missing; the message names the extra.
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
-    _refuse_early(classifier, target, precision, calibration, plan, quantization.quantizer, gpu, output)
+    _refuse_early(classifier, target, precision, calibration, plan, quantization.quantizer, gpu, output, budget)
     if not check:
         refuse_unwritable(output)
     module, drawn = target_module(target), None
@@ -90,42 +107,71 @@ def export_bundle(
     if traced is None:
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
-    graph, quantized = traced.graph, None
-    corrections: tuple[str, ...] = ()
+    graph = traced.graph
+    ranges, recovery, notes = None, None, classifier.notes
     if quantization.quantizer == "nncf" and drawn is not None:
         with progress.stage("Quantizing with NNCF"):
             quantized = _quantize_with_nncf(classifier, graph, target, drawn, seed, isa)
-        artifact = quantized.artifact
+            artifact = quantized.artifact
     else:
-        ranges = None
         if drawn is not None and precision == "int8":
-            record = _record(drawn, seed)
-            ranges, corrections = quantize(
-                graph, module.rules(isa, gpu), drawn, classifier.preprocess, record, quantization, threads, progress
-            )
+            record, rules = _record(drawn, seed), module.rules(isa, gpu)
+            ranges, said = quantize(graph, rules, drawn, classifier.preprocess, record, quantization, threads, progress)
+            notes = (*notes, *said)
         elif drawn is not None:  # fp16, which must see that nothing overflows
             with progress.stage("Looking at the activations", len(drawn.images)) as advance:
                 histograms = collect_histograms(graph, crops(drawn, classifier.preprocess), advance, threads)
             ranges = make_plan(graph, histograms, _record(drawn, seed))
         elif plan is not None:
             ranges = QuantPlan.read(plan, graph)
+        if calibration is not None and drawn is not None and ranges is not None and (budget is not None or sensitivity):
+            pictures = _choosing(classifier, calibration, drawn)
+            memory = output.with_name(f".{output.name}.trials")
+            with closing(
+                Trials(classifier, graph, target=target, isa=isa, gpu=gpu, pictures=pictures, memory=memory)
+            ) as trials:
+                if budget is not None:
+                    refuse_shared(budget, ranges, pictures)
+                    recovery = recover(graph, ranges, trials, target, budget, progress)
+                    ranges, notes = recovery.plan, (*notes, *recovery.notes)
+                if sensitivity and ranges.sensitivity is None:
+                    ranges = with_sensitivity(graph, ranges, trials, target, progress)
+            memory.unlink(missing_ok=True)
         with progress.stage(f"Compiling for {target}"):
             artifact = module.compile_artifact(graph, precision, ranges, isa, gpu)
+        quantized = None
         if precision == "int8" and ranges is not None:
             quantized = Quantized(artifact, ranges, ranges.calibration, "edgecls")
     with progress.stage("Answering golden samples"):
         manifest, files = assemble(classifier, graph, target, precision, artifact, quantized)
-    notes = (*classifier.notes, *artifact.notes, *corrections)
+    notes = (*notes, *artifact.notes)
     if quantized is not None and drawn is not None:
         with progress.stage("Comparing with the float graph"):
-            seen = crops(drawn.take(PICTURES), classifier.preprocess)
-            notes = (*notes, compare_with_float(graph, manifest, artifact, seen).note)
+            shown = drawn.take(_SHOWN)
+            with closing(Trials(classifier, graph, target=target, isa=isa, gpu=gpu, pictures=shown)) as trials:
+                notes = (*notes, *trials.look(artifact, manifest).notes())
+    if recovery is not None and recovery.certificate.verdict != "pass":
+        output = output.with_name(f"{output.stem}.over-budget{output.suffix}")
     if not check:
         write_bundle(output, manifest, files)
+        if recovery is not None:
+            with atomic_file(output.with_suffix(".recovery.json")) as file:
+                file.write(recovery.to_json())
     for note in notes:
         progress.note(note)
     size = sum(map(len, files.values())) if check else output.stat().st_size
-    return ExportResult(None if check else output, manifest, size, traced.parity_max_abs, notes)
+    return ExportResult(None if check else output, manifest, size, traced.parity_max_abs, notes, recovery)
+
+
+def _choosing(classifier: Classifier, calibration: ImageSet, drawn: ImageSet) -> ImageSet:
+    """Pictures that choose what stays in float: of the calibration folder, others than those that calibrate if it has
+    as many.
+    """
+    others = calibration.without(frozenset(image.sha256 for image in drawn.images))
+    chosen = others.take(_CHOOSING) if len(others) >= len(drawn) else drawn
+    with suppress(InputError):  # folders that are no classes: the float graph's answers count as the truth
+        chosen = chosen.labelled(classifier.labels)
+    return chosen
 
 
 def _refuse_early(
@@ -137,6 +183,7 @@ def _refuse_early(
     quantizer: str,
     gpu: Gpu,
     output: Path,
+    budget: Budget | None,
 ) -> None:
     """Everything that can be refused before the first minute is spent."""
     module = target_module(target)
@@ -152,6 +199,11 @@ def _refuse_early(
         )
     if precision != "int8" and (plan is not None or quantizer != "edgecls"):
         raise InputError(f"--plan and --quantizer are for INT8; this export is {precision}. Add --int8 or drop them.")
+    if budget is not None and (precision != "int8" or calibration is None or plan is not None or quantizer == "nncf"):
+        raise InputError(
+            "--max-drop says what INT8 by our own plan may cost, and needs pictures to choose by: give --int8 and "
+            "--calibration DIR, and neither --plan nor --quantizer nncf."
+        )
     if quantizer == "nncf" and plan is not None:
         raise InputError("--quantizer nncf makes its own ranges and takes no --plan; drop one of the two.")
     if quantizer == "nncf" and not hasattr(module, "quantize_with_nncf"):

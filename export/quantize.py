@@ -50,9 +50,10 @@ class _Maker:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        seen = list(crops(self.drawn.take(2 * _HALF), self.preprocess))
-        half = sum(map(len, seen)) // 2
-        whole = np.concatenate(seen)
+        whole = np.concatenate(list(crops(self.drawn.take(2 * _HALF), self.preprocess)))
+        # They come class after class, and every part shall see all classes.
+        whole = whole[np.random.default_rng(0).permutation(len(whole))]
+        half = len(whole) // 2
         self.look = batches_of([whole[:_LOOK]], _BATCH)
         self.learn, self.judge = batches_of([whole[:half]], _BATCH), batches_of([whole[half:]], _BATCH)
         self.expected = np.concatenate([run_onnx(self.graph.proto, batch) for batch in self.judge])

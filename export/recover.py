@@ -15,7 +15,7 @@ import numpy as np
 from edgecls.bench.statistics import Verdict, images_needed, non_inferiority, upper_bound
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import BlockSensitivity, QuantPlan
-from edgecls.export.sensitivity import measure_sensitivity, with_floats
+from edgecls.export.sensitivity import with_floats, with_sensitivity
 from edgecls.export.trials import Trial, Trials
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.imageset import ImageSet
@@ -88,6 +88,15 @@ class Recovery:
     """Plans that no other beats in both drop and time; the fastest first."""
     notes: tuple[str, ...]
 
+    def document(self) -> dict[str, object]:
+        """Certificate, blocks in float and Pareto list."""
+        certificate = {**msgspec.structs.asdict(self.certificate), "drop_pp": self.certificate.drop_pp}
+        return {"certificate": certificate, "floats": self.floats, "pareto": self.pareto, "notes": self.notes}
+
+    def to_json(self) -> bytes:
+        """`document` as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self.document()), indent=1) + b"\n"
+
 
 def recover(graph: Graph, plan: QuantPlan, trials: Trials, target: str, budget: Budget, progress: Progress) -> Recovery:
     """Climbs the ladder.
@@ -100,17 +109,15 @@ def recover(graph: Graph, plan: QuantPlan, trials: Trials, target: str, budget: 
         budget: What must be shown.
         progress: Told about the stages.
 
-    Raises:
-        InputError: The budget's pictures have no labels, or some of them calibrated; the message says which.
     """
-    _refuse(plan, budget)
     ladder = _Ladder(plan, trials, budget, progress)
     if ladder.certify(()) == "pass":
         return ladder.end()
-    plan = msgspec.structs.replace(plan, sensitivity=measure_sensitivity(graph, plan, trials, target, progress))
-    assert plan.sensitivity is not None
+    ladder.plan = with_sensitivity(graph, plan, trials, target, progress)
+    assert ladder.plan.sensitivity is not None
     ladder.blocks = sorted(
-        (block for block in plan.sensitivity.blocks if block.kl > 0), key=lambda block: -block.kl / _price(block)
+        (block for block in ladder.plan.sensitivity.blocks if block.kl > 0),
+        key=lambda block: -block.kl / _price(block),
     )
     enough = ladder.bisect()
     chosen = ladder.thin(ladder.blocks[:enough])
@@ -123,17 +130,22 @@ def recover(graph: Graph, plan: QuantPlan, trials: Trials, target: str, budget: 
     return ladder.end()
 
 
-def _refuse(plan: QuantPlan, budget: Budget) -> None:
+def refuse_shared(budget: Budget, plan: QuantPlan, choosing: ImageSet) -> None:
+    """Refuses a budget whose pictures have no labels, calibrated or choose.
+
+    Raises:
+        InputError: So it is; the message says which pictures to take out.
+    """
     if any(image.label is None for image in budget.images.images):
         raise InputError(
             f"{budget.images.root} has no class folders, so that no drop can be measured: --eval takes a folder with "
             "a sub-folder a class."
         )
-    shared = budget.images.overlap(frozenset(plan.calibration.images))
-    if shared:
+    used = frozenset(plan.calibration.images) | {image.sha256 for image in choosing.images}
+    if shared := budget.images.overlap(used):
         raise InputError(
-            f"{len(shared)} of the {len(budget.images)} pictures of --eval calibrated this plan (the first: "
-            f"{shared[0].path}): take others, they would flatter it."
+            f"{len(shared)} of the {len(budget.images)} pictures of --eval are in the calibration folder too (the "
+            f"first: {shared[0].path}): take others, these would flatter the plan that they have shaped."
         )
 
 

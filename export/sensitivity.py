@@ -19,8 +19,8 @@ _LARGEST = 5
 REASON = "quantized, it costs more accuracy than its time is worth"
 
 
-def measure_sensitivity(graph: Graph, plan: QuantPlan, trials: Trials, target: str, progress: Progress) -> Sensitivity:
-    """Keeps one block after the other in float, alone, and measures what that changes.
+def with_sensitivity(graph: Graph, plan: QuantPlan, trials: Trials, target: str, progress: Progress) -> QuantPlan:
+    """The plan with what each block loses: one after the other is kept in float, alone.
 
     Args:
         graph: The float graph.
@@ -38,7 +38,8 @@ def measure_sensitivity(graph: Graph, plan: QuantPlan, trials: Trials, target: s
             cost = None if trial.ratio is None or base.ratio is None else trial.ratio - base.ratio
             found.append(BlockSensitivity(name, tuple(nodes), base.kl - trial.kl, base.flips - trial.flips, cost))
             advance(1)
-    return Sensitivity(target, base.n, base.kl, base.flips, base.ratio, tuple(found))
+    measured = Sensitivity(target, base.n, base.kl, base.flips, base.ratio, tuple(found))
+    return msgspec.structs.replace(plan, sensitivity=measured)
 
 
 def blocks_of(graph: Graph) -> dict[str, list[str]]:

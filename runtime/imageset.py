@@ -131,6 +131,21 @@ class ImageSet(msgspec.Struct, frozen=True):
         taken = sorted((image for _, _, image in turns[:count]), key=lambda image: image.path)
         return ImageSet(self.root, tuple(taken), self.missing)
 
+    def labelled(self, labels: Labels) -> ImageSet:
+        """The same pictures, each with the class that its folder names; those of a flat folder have none.
+
+        Raises:
+            InputError: A folder names no class, or several; the message lists them.
+        """
+        folders = sorted({image.folder for image in self.images if image.folder is not None})
+        indices: dict[str | None, int] = {**_indices_from_folders(self.root, folders, labels)}
+        images = (msgspec.structs.replace(image, label=indices.get(image.folder)) for image in self.images)
+        return ImageSet(self.root, tuple(images), self.missing)
+
+    def without(self, sha256s: frozenset[str]) -> ImageSet:
+        """The pictures whose content hash is not among `sha256s`."""
+        return ImageSet(self.root, tuple(image for image in self.images if image.sha256 not in sha256s), self.missing)
+
     def overlap(self, sha256s: frozenset[str]) -> tuple[ImageFile, ...]:
         """The pictures whose content hash is among `sha256s`."""
         return tuple(image for image in self.images if image.sha256 in sha256s)

@@ -16,6 +16,7 @@ from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, one_of
 
 if TYPE_CHECKING:
     from edgecls.export.job import ExportResult
+    from edgecls.export.recover import Budget
     from edgecls.models import Classifier
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -89,6 +90,9 @@ def _numbers(value: str | tuple[str, ...]) -> tuple[str, ...]:
     multiple=True,
     help="Leave out a correction; may be repeated.",
 )
+@click.option("--max-drop", metavar="Xpp", help="Keep blocks in float until INT8 is shown to cost less; needs --eval.")
+@click.option("--eval", "evaluation", type=INPUT_FOLDER, metavar="DIR", help="Class folders that judge --max-drop.")
+@click.option("--sensitivity", is_flag=True, help="Measure what each block loses by INT8; see `edgecls inspect`.")
 @click.option(
     "--isa",
     type=OneOf(_isas),
@@ -125,6 +129,8 @@ def command(
     device: str | None,
     tensorrt_version: str | None,
     compute_capabilities: tuple[str, ...] | None,
+    max_drop: str | None,
+    evaluation: Path | None,
     **options: Any,
 ) -> int:
     """Turns MODEL into one file that TARGET runs.
@@ -146,6 +152,7 @@ def command(
     with console.work() as progress:
         images = None if calibration is None else ImageSet.from_folder(calibration)
         classifier = open_model()
+        budget = None if max_drop is None else _budget(max_drop, evaluation, classifier)
         output = output or Path(f"{classifier.name}-{options['target']}-{precision}.edgecls")
         result = export_bundle(
             classifier,
@@ -154,11 +161,24 @@ def command(
             calibration=images,
             gpu=Gpu(tensorrt_version, compute_capabilities or ()),
             quantization=Quantization(**{name: options.pop(name) for name in _QUANTIZATION}),
+            budget=budget,
             progress=progress,
             **options,
         )
     _tell(console, result)
-    return 0
+    if result.recovery is None:
+        return 0
+    return {"pass": 0, "fail": 1, "inconclusive": 3}[result.recovery.certificate.verdict]
+
+
+def _budget(max_drop: str, evaluation: Path | None, classifier: Classifier) -> Budget:
+    from edgecls.bench.gate import max_drop_pp_from_text
+    from edgecls.export.recover import Budget
+    from edgecls.runtime import ImageSet
+
+    if evaluation is None:
+        raise click.UsageError("--max-drop needs --eval DIR: labelled pictures that did not calibrate.")
+    return Budget(max_drop_pp_from_text(max_drop), ImageSet.from_folder(evaluation, classifier.labels))
 
 
 def _tell(console: Console, result: ExportResult) -> None:
@@ -173,6 +193,7 @@ def _tell(console: Console, result: ExportResult) -> None:
         "passport": passport,
         "parity_max_abs": result.parity_max_abs,
         "notes": result.notes,
+        "recovery": None if (recovery := result.recovery) is None else recovery.document(),
     }
     made_for = f"{manifest.target} {passport.engine_version}, {manifest.precision}"
     lines = [
@@ -182,6 +203,13 @@ def _tell(console: Console, result: ExportResult) -> None:
     ]
     if passport.nodes_int8:
         lines.insert(2, f"  integers    {passport.nodes_int8} of {passport.nodes} operations")
+    if recovery is not None:
+        judged = recovery.certificate
+        kept = f", {', '.join(recovery.floats)} in float" if recovery.floats else ""
+        lines.append(
+            f"  budget      {judged.verdict}: drop {judged.drop_pp:+.2f} pp on {judged.n} pictures, "
+            f"below {judged.upper_pp:.2f} pp at a level of {judged.alpha:.3f}{kept}"
+        )
     console.result(document, "\n".join(lines))
     if result.path is None:
         return

@@ -11,15 +11,22 @@ import msgspec
 from edgecls.console import Console, quoted, size_text
 from edgecls.options import output_options
 from edgecls.parameter_types import INPUT_FILE
+from edgecls.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from edgecls.runtime.bundle import Bundle
 
+_BAR = 30
+"""Characters of the longest bar."""
+
 
 @click.command("inspect", short_help="What is in a bundle.")
 @click.argument("bundle", type=INPUT_FILE)
+@click.option(
+    "--sensitivity", is_flag=True, help="What each block loses by INT8, if `export --sensitivity` measured it."
+)
 @output_options
-def command(console: Console, bundle: Path) -> int:
+def command(console: Console, bundle: Path, sensitivity: bool) -> int:
     """Prints what BUNDLE says of itself, after checking every member's digest; no engine is loaded."""
     from edgecls.runtime import Bundle
 
@@ -32,6 +39,10 @@ def command(console: Console, bundle: Path) -> int:
         "size_bytes": opened.size_bytes,
         "manifest": opened.manifest,
     }
+    if sensitivity:
+        measured = _sensitivity(opened)
+        console.result({**document, "sensitivity": measured}, "\n".join(_bars(measured)))
+        return 0
     console.result(document, "\n".join(_lines(opened)))
     console.next(f"edgecls verify {quoted(bundle)}")
     return 0
@@ -100,12 +111,29 @@ class _Range(msgspec.Struct):
         return (self.maximum - self.minimum) / max(self.asymmetric[1] - self.asymmetric[0], 1e-30)
 
 
+class _Block(msgspec.Struct):
+    name: str
+    kl: float
+    flips: int
+    cost: float | None
+
+
+class _Sensitivity(msgspec.Struct):
+    target: str
+    n: int
+    kl: float
+    flips: int
+    ratio: float | None
+    blocks: tuple[_Block, ...]
+
+
 class _Plan(msgspec.Struct):
     """What is told of `plan.json`, whose own record needs the packages of a workstation."""
 
     ranges: str
     tensors: dict[str, _Range]
     float_nodes: dict[str, str]
+    sensitivity: _Sensitivity | None = None
 
 
 def _plan(bundle: Bundle) -> str | None:
@@ -124,6 +152,35 @@ def _plan(bundle: Bundle) -> str | None:
         )
     text += f"; {len(plan.float_nodes)} operations kept in float by it"
     return f"{text} (unzip -p {quoted(Path(bundle.path))} plan.json)"
+
+
+def _sensitivity(bundle: Bundle) -> _Sensitivity:
+    plan = None
+    if "plan.json" in bundle.manifest.members:
+        plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
+    if plan is None or plan.sensitivity is None:
+        raise InputError(
+            f"{bundle.path} holds no sensitivity: it is measured by `edgecls export ... --int8 --sensitivity`, and on "
+            "the way to a --max-drop."
+        )
+    return plan.sensitivity
+
+
+def _bars(measured: _Sensitivity) -> list[str]:
+    """A table of the blocks in the order of the graph, with a bar for the divergence that each alone is to blame for."""
+    largest = max((block.kl for block in measured.blocks), default=0.0)
+    width = max((len(block.name) for block in measured.blocks), default=0)
+    pace = "" if measured.ratio is None else f", {measured.ratio:.2f} of float's time"
+    lines = [
+        f"{measured.target}, every block in INT8: KL {measured.kl:.4f}, {measured.flips} of {measured.n} answers "
+        f"changed{pace}",
+        f"  {'kept in float':<{width}}   KL less  answers back  time more",
+    ]
+    for block in measured.blocks:
+        bar = "█" * round(_BAR * max(block.kl, 0.0) / largest) if largest > 0 else ""
+        time = "" if block.cost is None else f"{100 * block.cost:+.1f} %"
+        lines.append(f"  {block.name:<{width}}  {block.kl:+8.5f}  {block.flips:+12d}  {time:>9}  {bar}".rstrip())
+    return lines
 
 
 def _sources(sources: dict[str, str]) -> str:
