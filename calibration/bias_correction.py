@@ -141,7 +141,7 @@ def _shrunk(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the pictures, `[channels]`, less what may be chance."""
     mean = differences.mean(axis=0)
     variance = differences.var(axis=0, ddof=1) / len(differences)
-    return mean * np.maximum(0.0, 1.0 - variance / np.maximum(mean * mean, 1e-300))
+    return np.asarray(mean * np.maximum(0.0, 1.0 - variance / np.maximum(mean * mean, 1e-300)))
 
 
 def _channel_axis(node: ir.Node, ndim: int) -> int:

@@ -64,7 +64,7 @@ def is_source(node: ir.Node) -> bool:
 def input_axis(node: ir.Node) -> int:
     """The axis of a weight's input channels; of a depthwise convolution, those are its outputs."""
     if node.op_type == "Conv":
-        return 0 if node.attributes.get_int("group", 1) > 1 else 1
+        return 0 if _groups(node) > 1 else 1
     return 1 - weight_axis(node)
 
 
@@ -73,14 +73,13 @@ def _takes_scales(node: ir.Node) -> bool:
     if weight is None or (node.op_type == "MatMul" and weight.ndim != 2):
         return False
     # A grouped convolution's weight lists the inputs of a group only, unless each group has one.
-    return node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1 or weight.shape[1] == 1 == _fan(node)
+    groups = _groups(node)
+    return groups == 1 or tuple(weight.shape[:2]) == (groups, 1)
 
 
-def _fan(node: ir.Node) -> int:
-    """Outputs of a group."""
-    weight = constant(node.inputs[1])
-    assert weight is not None
-    return int(weight.shape[0]) // node.attributes.get_int("group", 1)
+def _groups(node: ir.Node) -> int:
+    groups: int = node.attributes.get_int("group", 1)
+    return groups
 
 
 def _own_axis(node: ir.Node) -> int:

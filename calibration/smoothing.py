@@ -76,7 +76,7 @@ def _best_scale(rows: NDArray[np.float64], weights: Sequence[NDArray[np.float64]
 def _quantized(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """On the int8 grids of its output channels; `[inputs, outputs]`."""
     step = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
-    return np.rint(weight / step) * step
+    return np.asarray(np.rint(weight / step) * step)
 
 
 def _matrix(node: ir.Node) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgecls.calibration.collect import calibration_set, collect_histograms, crops
 from edgecls.calibration.graph import Graph
@@ -107,49 +108,26 @@ def export_bundle(
     if traced is None:
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
-    graph = traced.graph
-    ranges, recovery, notes = None, None, classifier.notes
+    export = _Export(classifier, traced.graph, target, precision, isa, gpu, drawn, seed, threads, output, progress)
     if quantization.quantizer == "nncf" and drawn is not None:
-        with progress.stage("Quantizing with NNCF"):
-            quantized = _quantize_with_nncf(classifier, graph, target, drawn, seed, isa)
-            artifact = quantized.artifact
+        quantized = export.quantize_with_nncf(drawn)
+        artifact = quantized.artifact
     else:
-        if drawn is not None and precision == "int8":
-            record, rules = _record(drawn, seed), module.rules(isa, gpu)
-            ranges, said = quantize(graph, rules, drawn, classifier.preprocess, record, quantization, threads, progress)
-            notes = (*notes, *said)
-        elif drawn is not None:  # fp16, which must see that nothing overflows
-            with progress.stage("Looking at the activations", len(drawn.images)) as advance:
-                histograms = collect_histograms(graph, crops(drawn, classifier.preprocess), advance, threads)
-            ranges = make_plan(graph, histograms, _record(drawn, seed))
-        elif plan is not None:
-            ranges = QuantPlan.read(plan, graph)
-        if calibration is not None and drawn is not None and ranges is not None and (budget is not None or sensitivity):
-            pictures = _choosing(classifier, calibration, drawn)
-            memory = output.with_name(f".{output.name}.trials")
-            with closing(
-                Trials(classifier, graph, target=target, isa=isa, gpu=gpu, pictures=pictures, memory=memory)
-            ) as trials:
-                if budget is not None:
-                    refuse_shared(budget, ranges, pictures)
-                    recovery = recover(graph, ranges, trials, target, budget, progress)
-                    ranges, notes = recovery.plan, (*notes, *recovery.notes)
-                if sensitivity and ranges.sensitivity is None:
-                    ranges = with_sensitivity(graph, ranges, trials, target, progress)
-            memory.unlink(missing_ok=True)
+        ranges = export.plan(quantization) if plan is None else QuantPlan.read(plan, traced.graph)
+        if ranges is not None and calibration is not None and (budget is not None or sensitivity):
+            ranges = export.refine(ranges, calibration, budget, sensitivity)
         with progress.stage(f"Compiling for {target}"):
-            artifact = module.compile_artifact(graph, precision, ranges, isa, gpu)
+            artifact = module.compile_artifact(traced.graph, precision, ranges, isa, gpu)
         quantized = None
         if precision == "int8" and ranges is not None:
             quantized = Quantized(artifact, ranges, ranges.calibration, "edgecls")
     with progress.stage("Answering golden samples"):
-        manifest, files = assemble(classifier, graph, target, precision, artifact, quantized)
-    notes = (*notes, *artifact.notes)
+        manifest, files = assemble(classifier, traced.graph, target, precision, artifact, quantized)
+    notes = (*classifier.notes, *artifact.notes, *export.notes)
     if quantized is not None and drawn is not None:
-        with progress.stage("Comparing with the float graph"):
-            shown = drawn.take(_SHOWN)
-            with closing(Trials(classifier, graph, target=target, isa=isa, gpu=gpu, pictures=shown)) as trials:
-                notes = (*notes, *trials.look(artifact, manifest).notes())
+        with progress.stage("Comparing with the float graph"), closing(export.trials(drawn.take(_SHOWN))) as trials:
+            notes = (*notes, *trials.look(artifact, manifest).notes())
+    recovery = export.recovery
     if recovery is not None and recovery.certificate.verdict != "pass":
         output = output.with_name(f"{output.stem}.over-budget{output.suffix}")
     if not check:
@@ -163,15 +141,87 @@ def export_bundle(
     return ExportResult(None if check else output, manifest, size, traced.parity_max_abs, notes, recovery)
 
 
-def _choosing(classifier: Classifier, calibration: ImageSet, drawn: ImageSet) -> ImageSet:
-    """Pictures that choose what stays in float: of the calibration folder, others than those that calibrate if it has
-    as many.
-    """
-    others = calibration.without(frozenset(image.sha256 for image in drawn.images))
-    chosen = others.take(_CHOOSING) if len(others) >= len(drawn) else drawn
-    with suppress(InputError):  # folders that are no classes: the float graph's answers count as the truth
-        chosen = chosen.labelled(classifier.labels)
-    return chosen
+@dataclass
+class _Export:
+    """What the stages of one export share."""
+
+    classifier: Classifier
+    graph: Graph
+    target: str
+    precision: Precision
+    isa: Isa
+    gpu: Gpu
+    drawn: ImageSet | None
+    """The calibration set."""
+    seed: int
+    threads: int | None
+    output: Path
+    progress: Progress
+    notes: tuple[str, ...] = ()
+    recovery: Recovery | None = None
+
+    def plan(self, how: Quantization) -> QuantPlan | None:
+        """The plan that the calibration set makes."""
+        if self.drawn is None:
+            return None
+        record, preprocess = _record(self.drawn, self.seed), self.classifier.preprocess
+        if self.precision == "int8":
+            rules = target_module(self.target).rules(self.isa, self.gpu)
+            plan, self.notes = quantize(
+                self.graph, rules, self.drawn, preprocess, record, how, self.threads, self.progress
+            )
+            return plan
+        # fp16, which must see that nothing overflows
+        with self.progress.stage("Looking at the activations", len(self.drawn.images)) as advance:
+            histograms = collect_histograms(self.graph, crops(self.drawn, preprocess), advance, self.threads)
+        return make_plan(self.graph, histograms, record)
+
+    def refine(self, plan: QuantPlan, calibration: ImageSet, budget: Budget | None, sensitivity: bool) -> QuantPlan:
+        """The plan with blocks in float until the budget is met, and with the sensitivity of all blocks."""
+        pictures = self._choosing(calibration)
+        if budget is not None:
+            refuse_shared(budget, plan, pictures)
+        memory = self.output.with_name(f".{self.output.name}.trials")
+        with closing(self.trials(pictures, memory)) as trials:
+            if budget is not None:
+                self.recovery = recover(self.graph, plan, trials, self.target, budget, self.progress)
+                plan, self.notes = self.recovery.plan, (*self.notes, *self.recovery.notes)
+            if sensitivity and plan.sensitivity is None:
+                plan = with_sensitivity(self.graph, plan, trials, self.target, self.progress)
+        memory.unlink(missing_ok=True)
+        return plan
+
+    def trials(self, pictures: ImageSet, memory: Path | None = None) -> Trials:
+        """On this export's target."""
+        return Trials(
+            self.classifier,
+            self.graph,
+            target=self.target,
+            isa=self.isa,
+            gpu=self.gpu,
+            pictures=pictures,
+            memory=memory,
+        )
+
+    def quantize_with_nncf(self, drawn: ImageSet) -> Quantized:
+        """NNCF's graph instead of our plan's."""
+        with self.progress.stage("Quantizing with NNCF"):
+            singles = list(crops(drawn, self.classifier.preprocess, batch=1))
+            module: Any = target_module(self.target)
+            artifact = module.quantize_with_nncf(self.graph, singles, self.isa)
+        return Quantized(artifact, None, _record(drawn, self.seed), "nncf")
+
+    def _choosing(self, calibration: ImageSet) -> ImageSet:
+        """Pictures that choose what stays in float.
+
+        They are of the calibration folder, others than those that calibrate where it has as many.
+        """
+        assert self.drawn is not None
+        others = calibration.without(frozenset(image.sha256 for image in self.drawn.images))
+        chosen = others.take(_CHOOSING) if len(others) >= len(self.drawn) else self.drawn
+        with suppress(InputError):  # folders that are no classes: the float graph's answers count as the truth
+            chosen = chosen.labelled(self.classifier.labels)
+        return chosen
 
 
 def _refuse_early(
@@ -220,14 +270,6 @@ def _refuse_early(
         )
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} for the bundle does not exist; create it or choose another -o.")
-
-
-def _quantize_with_nncf(
-    classifier: Classifier, graph: Graph, target: str, drawn: ImageSet, seed: int, isa: Isa
-) -> Quantized:
-    singles = list(crops(drawn, classifier.preprocess, batch=1))
-    artifact = target_module(target).quantize_with_nncf(graph, singles, isa)  # type: ignore[attr-defined]
-    return Quantized(artifact, None, _record(drawn, seed), "nncf")
 
 
 def _record(drawn: ImageSet, seed: int) -> CalibrationRecord:

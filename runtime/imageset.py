@@ -138,7 +138,8 @@ class ImageSet(msgspec.Struct, frozen=True):
             InputError: A folder names no class, or several; the message lists them.
         """
         folders = sorted({image.folder for image in self.images if image.folder is not None})
-        indices: dict[str | None, int] = {**_indices_from_folders(self.root, folders, labels)}
+        indices: dict[str | None, int] = {}
+        indices.update(_indices_from_folders(self.root, folders, labels))
         images = (msgspec.structs.replace(image, label=indices.get(image.folder)) for image in self.images)
         return ImageSet(self.root, tuple(images), self.missing)
 

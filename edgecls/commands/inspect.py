@@ -22,9 +22,7 @@ _BAR = 30
 
 @click.command("inspect", short_help="What is in a bundle.")
 @click.argument("bundle", type=INPUT_FILE)
-@click.option(
-    "--sensitivity", is_flag=True, help="What each block loses by INT8, if `export --sensitivity` measured it."
-)
+@click.option("--sensitivity", is_flag=True, help="What each block loses by INT8, where that was measured.")
 @output_options
 def command(console: Console, bundle: Path, sensitivity: bool) -> int:
     """Prints what BUNDLE says of itself, after checking every member's digest; no engine is loaded."""
@@ -167,7 +165,7 @@ def _sensitivity(bundle: Bundle) -> _Sensitivity:
 
 
 def _bars(measured: _Sensitivity) -> list[str]:
-    """A table of the blocks in the order of the graph, with a bar for the divergence that each alone is to blame for."""
+    """A table of the blocks in the order of the graph, with a bar for the divergence that each alone causes."""
     largest = max((block.kl for block in measured.blocks), default=0.0)
     width = max((len(block.name) for block in measured.blocks), default=0)
     pace = "" if measured.ratio is None else f", {measured.ratio:.2f} of float's time"
