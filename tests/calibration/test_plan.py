@@ -2,8 +2,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgecls.calibration.plan import QuantPlan, activations, channel_bounds
+from edgecls.calibration.collect import collect_histograms
+from edgecls.calibration.plan import QuantPlan, activations, channel_bounds, make_plan
+from edgecls.export.trace import probe_pictures
 from edgecls.runtime import InputError
+from edgecls.runtime.bundle import CalibrationRecord
 
 
 def edited(plan, **changes):
@@ -41,6 +44,42 @@ def test_a_hard_swish_input_is_not_covered_below_minus_three(small):
     for name in inputs:
         assert plan.tensors[name].minimum < -3
         assert plan.tensors[name].asymmetric[0] >= -3
+
+
+def test_what_a_gate_gives_lies_between_0_and_1_whatever_was_seen(small):
+    _, graph, plan = small
+    gates = [node.outputs[0].name for node in graph.ir_model().graph if node.op_type == "HardSigmoid"]
+    assert len(gates) == 2
+    assert {(plan.tensors[name].asymmetric, plan.tensors[name].symmetric) for name in gates} == {((0.0, 1.0), 1.0)}
+
+
+@pytest.mark.parametrize("ranges", ["auto", "minmax", "percentile", "entropy"])
+def test_every_way_to_choose_ranges_makes_a_plan_that_fits(small, tmp_path, ranges):
+    _, graph, _ = small
+    pictures = probe_pictures(32, 8)
+    histograms = collect_histograms(graph, [pictures], lambda steps: None, threads=1)
+    record = CalibrationRecord(sha256="0" * 64, seed=0, images=())
+    plan = make_plan(graph, histograms, record, ranges=ranges, weights="per-tensor", crops=[pictures])
+    (tmp_path / "plan.json").write_bytes(plan.to_json())
+    assert QuantPlan.read(tmp_path / "plan.json", graph) == plan
+    methods = {tensor.asymmetric_by for tensor in plan.tensors.values()} - {"gate"}
+    assert methods == {ranges} if ranges != "auto" else len(methods) > 1
+    assert all(len(set(bounds)) == 1 for bounds in plan.weights.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channel_scales": {"nothing": (1.0,)}}, "no tensor 'nothing'"),
+        ({"bias_shifts": {"openvino x86": {"stem.0": (1.0,)}}}, "needs 16 finite bias shifts for openvino x86"),
+        ({"bias_shifts": {"openvino x86": {"none": (1.0,)}}}, "'none'"),
+    ],
+)
+def test_corrections_that_do_not_fit_are_refused(small, tmp_path, change, said):
+    _, graph, plan = small
+    (tmp_path / "plan.json").write_bytes(edited(plan, **change).to_json())
+    with pytest.raises(InputError, match=said):
+        QuantPlan.read(tmp_path / "plan.json", graph)
 
 
 def test_a_dead_channel_still_has_a_bound(small):
@@ -90,6 +129,8 @@ def test_a_file_that_is_no_plan_is_refused(small, tmp_path, text):
 def test_ranges_come_from_the_values_that_were_seen(small):
     _, _, plan = small
     for tensor in plan.tensors.values():
+        if tensor.asymmetric_by == "gate":
+            continue
         low, high = tensor.asymmetric
         assert min(tensor.minimum, 0) - 1e-6 <= low <= 0 <= high <= max(tensor.maximum, 0) + 1e-6
         assert 0 < tensor.symmetric <= max(-tensor.minimum, tensor.maximum) * (1 + 1e-3) + 1e-6

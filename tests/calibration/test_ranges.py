@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgecls.calibration.histogram import Histogram
-from edgecls.calibration.ranges import mse_bound, mse_range
+from edgecls.calibration.ranges import METHODS, entropy_bound, mse_bound, mse_range, propose
 
 RNG = np.random.default_rng(0)
 SHAPES = {
@@ -75,3 +75,33 @@ def test_a_floor_keeps_the_grid_from_values_that_make_no_difference():
 def test_zeros_alone_still_give_a_grid():
     assert mse_range(histogram([0.0, 0.0])) == (0.0, 1.0)
     assert mse_bound(histogram([0.0])) == 1.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_method_proposes_a_grid_with_zero_on_it(method, name):
+    made = histogram(SHAPES[name])
+    proposed = propose(method, made)
+    low, high = proposed.asymmetric
+    assert min(made.minimum, 0) - made.width <= low <= 0 <= high <= max(made.maximum, 0) + made.width
+    assert low < high
+    assert 0 < proposed.symmetric <= max(-made.minimum, made.maximum) + made.width
+
+
+def test_minmax_covers_everything_and_percentile_all_but_an_outlier():
+    made = histogram(SHAPES["one outlier"])
+    assert propose("minmax", made).asymmetric[1] == 60.0
+    cut = propose("percentile", made)
+    assert 3 < cut.asymmetric[1] < 10
+    assert 3 < cut.symmetric < 10
+
+
+def test_entropy_cuts_a_tail_and_keeps_a_uniform_distribution():
+    assert entropy_bound(histogram(SHAPES["heavy tail"])) < 0.9 * np.abs(SHAPES["heavy tail"]).max()
+    uniform = histogram(RNG.uniform(-1, 1, 200_000))
+    assert entropy_bound(uniform) > 0.95
+
+
+def test_nothing_but_zeros_gets_some_grid():
+    made = histogram(np.zeros(8))
+    assert {propose(method, made).asymmetric for method in METHODS} == {(0.0, 1.0)}

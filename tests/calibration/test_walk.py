@@ -33,8 +33,8 @@ def test_a_node_reads_one_input_through_a_grid(small):
     node = next(node for node in model.graph if node.op_type == "Gemm")
     session = session_of(model_of(node, model, quantized=node.inputs[0]))
     rows = np.random.default_rng(0).uniform(-1, 1, (3, 24)).astype(np.float32)
-    step = np.float32(0.25)
-    got = session.run(None, {node.inputs[0].name: rows, "scale": step, "zero_point": np.uint8(128)})[0]
+    step = np.asarray(0.25, np.float32)
+    got = session.run(None, {node.inputs[0].name: rows, "scale": step, "zero_point": np.asarray(128, np.uint8)})[0]
     plain = session_of(model_of(node, model)).run(None, {node.inputs[0].name: np.rint(rows / step) * step})[0]
     np.testing.assert_allclose(got, plain, rtol=1e-5, atol=1e-6)
 
