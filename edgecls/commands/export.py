@@ -152,7 +152,9 @@ def command(
     with console.work() as progress:
         images = None if calibration is None else ImageSet.from_folder(calibration)
         classifier = open_model()
-        budget = None if max_drop is None else _budget(max_drop, evaluation, classifier)
+        budget = None
+        if max_drop is not None and evaluation is not None:
+            budget = _budget(max_drop, evaluation, classifier)
         output = output or Path(f"{classifier.name}-{options['target']}-{precision}.edgecls")
         result = export_bundle(
             classifier,
@@ -171,13 +173,11 @@ def command(
     return {"pass": 0, "fail": 1, "inconclusive": 3}[result.recovery.certificate.verdict]
 
 
-def _budget(max_drop: str, evaluation: Path | None, classifier: Classifier) -> Budget:
+def _budget(max_drop: str, evaluation: Path, classifier: Classifier) -> Budget:
     from edgecls.bench.gate import max_drop_pp_from_text
     from edgecls.export.recover import Budget
     from edgecls.runtime import ImageSet
 
-    if evaluation is None:
-        raise click.UsageError("--max-drop needs --eval DIR: labelled pictures that did not calibrate.")
     return Budget(max_drop_pp_from_text(max_drop), ImageSet.from_folder(evaluation, classifier.labels))
 
 
@@ -250,6 +250,10 @@ def _settle_quantization(
             "--int8 needs --calibration DIR, a folder of at least 16 pictures as the classifier will see them "
             "(or --plan FILE from an earlier export)."
         )
+    if context.params["max_drop"] is not None and context.params["evaluation"] is None:
+        raise click.UsageError("--max-drop needs --eval DIR: labelled pictures that did not calibrate.")
+    if context.params["evaluation"] is not None and context.params["max_drop"] is None:
+        raise click.UsageError("--eval judges --max-drop, which is missing: say what INT8 may cost, for example 1pp.")
     if plan is not None and options["quantizer"] == "nncf":
         raise click.UsageError(
             "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."

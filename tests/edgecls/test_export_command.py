@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from edgecls import cli
+from edgecls.calibration.quantization import Quantization
+from edgecls.export.recover import Certificate, Recovery
 from edgecls.runtime import InputError
 
 
@@ -29,7 +31,12 @@ def asked(tmp_path, monkeypatch):
             name="net-x", target=options["target"], precision=options["precision"], passport=passport, unbuilt=False
         )
         return SimpleNamespace(
-            path=options["output"], manifest=manifest, size_bytes=2_000_000, parity_max_abs=1e-6, notes=("look here",)
+            path=options["output"],
+            manifest=manifest,
+            size_bytes=2_000_000,
+            parity_max_abs=1e-6,
+            notes=("look here",),
+            recovery=calls.get("recovery"),
         )
 
     monkeypatch.setattr("edgecls.models.open_classifier", open_classifier)
@@ -49,7 +56,8 @@ def test_the_name_says_what_it_is(asked, capsys):
 
 def test_everything_arrives(asked):
     arguments = "net.py:make --target onnxruntime --int8 --calibration pictures --calibration-size 64 --isa arm64"
-    arguments += " --quantizer nncf --seed 3 --threads 1 --check -o a.edgecls --match order --resize 40 --crop 32"
+    arguments += " --quantizer nncf --ranges mse --weights per-tensor --without equalization --without smoothquant"
+    arguments += " --sensitivity --seed 3 --threads 1 --check -o a.edgecls --match order --resize 40 --crop 32"
     arguments += " --mean 0,0.5,1 --std 2 --resize-mode squash --colour bgr --exif apply --interpolation bicubic"
     assert cli.main(["export", *arguments.split(), "--quiet"]) == 0
     export, model = asked["export"], asked["model"]
@@ -58,7 +66,9 @@ def test_everything_arrives(asked):
         "pictures of pictures",
         64,
     )
-    assert (export["isa"], export["quantizer"], export["seed"], export["threads"]) == ("arm64", "nncf", 3, 1)
+    assert (export["isa"], export["sensitivity"], export["seed"], export["threads"]) == ("arm64", True, 3, 1)
+    without = frozenset({"equalization", "smoothquant"})
+    assert export["quantization"] == Quantization("nncf", "mse", "per-tensor", without)
     assert export["check"] is True
     assert (model["model"], model["match"], model["labels"]) == ("net.py:make", "order", None)
     override = model["override"]
@@ -76,6 +86,10 @@ def test_everything_arrives(asked):
         ("net --target openvino --int8 --fp16", "exclude each other"),
         ("net --target openvino --plan plan.json", "--plan is for --int8"),
         ("net --target openvino --int8 --plan plan.json --quantizer nncf", "leave out --plan"),
+        ("net --target openvino --ranges mse", "--ranges is for --int8"),
+        ("net --target openvino --int8 --plan plan.json --without smoothquant", "plan.json is made"),
+        ("net --target openvino --int8 --calibration pictures --max-drop 1pp", "--max-drop needs --eval DIR"),
+        ("net --target openvino --int8 --calibration pictures --eval pictures", "--eval judges --max-drop"),
         ("net --target openvino --int8 --calibration absent", "absent"),
         ("net --target openvino --checkpoint absent.pth", "absent.pth"),
         ("net --target openvino --mean 1,2", "three numbers"),
@@ -158,3 +172,16 @@ def test_a_failed_export_says_why(asked, monkeypatch, capfd):
     printed = capfd.readouterr()
     assert printed.err == "error: no such architecture\n"
     assert printed.out == ""
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3)])
+def test_the_verdict_of_a_budget_is_the_exit_code(asked, monkeypatch, capsys, verdict, code):
+    monkeypatch.setattr("edgecls.runtime.ImageSet.from_folder", lambda folder, labels=None: f"pictures of {folder}")
+    monkeypatch.setattr("edgecls.models.open_classifier", lambda *_, **__: SimpleNamespace(name="net", labels=None))
+    certificate = Certificate(verdict=verdict, n=100, b=2, c=1, upper_pp=3.4, alpha=0.05 / 3, images_needed=None)
+    asked["recovery"] = Recovery(None, ("blocks.3",), certificate, (), ())
+    arguments = "export net --target openvino --int8 --calibration pictures --max-drop 4pp --eval pictures"
+    assert cli.main(arguments.split()) == code
+    assert asked["export"]["budget"].max_drop_pp == 4.0
+    assert f"{verdict}: drop +1.00 pp on 100 pictures, below 3.40 pp" in (said := capsys.readouterr().out)
+    assert "blocks.3 in float" in said

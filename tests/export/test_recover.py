@@ -1,0 +1,177 @@
+"""The ladder climbs on made-up trials: what each block costs and gains is known, so is where it has to end."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgecls.calibration.plan import QuantPlan
+from edgecls.export import recover as module
+from edgecls.export.recover import Budget, recover, refuse_shared
+from edgecls.export.sensitivity import REASON, blocks_of, with_floats, with_sensitivity
+from edgecls.export.trials import Trial
+from edgecls.runtime import ImageSet, InputError
+from edgecls.runtime.bundle import CalibrationRecord
+from edgecls.runtime.imageset import ImageFile
+from edgecls.runtime.progress import SilentProgress
+
+PLAN = QuantPlan(
+    graph_sha256="0" * 64,
+    calibration=CalibrationRecord(sha256="0" * 64, seed=0, images=("a" * 64,)),
+    ranges="mse",
+    tensors={},
+    weights={},
+    float_nodes={},
+)
+N = 5000
+
+
+def images(count=N, first="b"):
+    made = (ImageFile(f"{i % 10}/{i}.png", f"{first}{i:063x}", str(i % 10), i % 10) for i in range(count))
+    return ImageSet("/nowhere", tuple(made))
+
+
+@dataclass
+class Fake:
+    """Blocks cost `lost` pictures of 1,000 while they are in integers and `cost` of the time in float."""
+
+    lost: dict[str, int]
+    cost: float = 0.05
+    seen: list[frozenset[str]] = field(default_factory=list)
+    judged: list[frozenset[str]] = field(default_factory=list)
+
+    def wrong(self, plan):
+        return sum(lost for block, lost in self.lost.items() if f"{block}.conv" not in plan.float_nodes)
+
+    def run(self, plan):
+        self.seen.append(frozenset(plan.float_nodes))
+        wrong = self.wrong(plan)
+        ratio = 0.5 + self.cost * len(plan.float_nodes)
+        return Trial(n=1000, b=wrong, c=0, flips=wrong, kl=wrong / 1000, ratio=ratio, ms=ratio * 10)
+
+    def answers(self, plan, pictures):
+        self.judged.append(frozenset(plan.float_nodes))
+        truth = np.array([image.label for image in pictures.images])
+        after = truth.copy()
+        after[: self.wrong(plan) * len(truth) // 1000] += 1
+        return truth, after
+
+
+@pytest.fixture
+def climb(monkeypatch):
+    def run(trials, max_drop_pp):
+        monkeypatch.setattr(
+            "edgecls.export.sensitivity.blocks_of", lambda graph: {name: [f"{name}.conv"] for name in trials.lost}
+        )
+        return recover(None, PLAN, trials, "onnxruntime", Budget(max_drop_pp, images()), SilentProgress())
+
+    return run
+
+
+def test_a_plan_within_the_budget_stays_as_it_is(climb):
+    trials = Fake({"a": 1, "b": 1})
+    done = climb(trials, 1.0)
+    assert done.certificate.verdict == "pass"
+    assert done.floats == ()
+    assert done.plan == PLAN
+    assert len(trials.judged) == 1
+    assert trials.judged[0] == frozenset()
+
+
+def test_the_guilty_blocks_and_no_others_stay_in_float(climb):
+    trials = Fake({"a": 1, "bad": 30, "b": 1, "worse": 60, "c": 0})
+    done = climb(trials, 1.0)
+    assert done.certificate.verdict == "pass"
+    assert set(done.floats) == {"bad", "worse"}
+    assert done.plan.float_nodes == {"bad.conv": REASON, "worse.conv": REASON}
+    assert done.certificate.upper_pp < 1.0
+    assert done.certificate.drop_pp == pytest.approx(0.2)
+    assert done.certificate.alpha == pytest.approx(0.05 / 3)
+    assert {block.name: block.flips for block in done.plan.sensitivity.blocks}["worse"] == 60
+
+
+def test_what_is_no_longer_needed_is_quantized_again(climb):
+    # By gain a price the small one comes first, but the large one alone is enough.
+    trials = Fake({"small": 9, "large": 40})
+    trials_run = trials.run
+
+    def run(plan):
+        made = trials_run(plan)
+        extra = 0.3 if "large.conv" in plan.float_nodes else 0.0
+        return msgspec.structs.replace(made, ratio=made.ratio + extra)
+
+    trials.run = run
+    done = climb(trials, 1.5)
+    assert done.floats == ("large",)
+
+
+def test_an_impossible_budget_ends_with_the_best_plan_and_the_pareto_list(climb):
+    trials = Fake({"a": 20, "b": 20, "c": 20}, cost=0.1)
+    trials.wrong = lambda plan: 40 + 5 * (3 - len(plan.float_nodes))
+    done = climb(trials, 1.0)
+    assert done.certificate.verdict == "fail"
+    assert set(done.floats) == {"a", "b", "c"}
+    assert done.pareto[0].floats == ()
+    drops = [rung.drop_pp for rung in done.pareto]
+    assert drops == sorted(drops, reverse=True)
+    ratios = [rung.ratio for rung in done.pareto]
+    assert ratios == sorted(ratios)
+    assert len(trials.judged) <= 3
+    document = msgspec.json.decode(done.to_json())
+    assert document["certificate"]["verdict"] == "fail"
+    assert len(document["pareto"]) == len(done.pareto)
+
+
+def test_it_stops_where_integers_are_no_longer_faster(climb):
+    trials = Fake({"a": 20, "b": 20, "c": 20}, cost=0.4)
+    done = climb(trials, 0.5)
+    assert done.certificate.verdict == "fail"
+    assert any("ship the float graph" in note for note in done.notes)
+    assert trials.judged == [frozenset()]
+
+
+def test_too_few_pictures_are_inconclusive(climb, monkeypatch):
+    trials = Fake({"a": 0, "b": 8})
+    monkeypatch.setattr(module, "Budget", Budget)
+    monkeypatch.setattr("edgecls.export.sensitivity.blocks_of", lambda graph: {"a": ["a.conv"], "b": ["b.conv"]})
+    trials.cost = 1.0
+    done = recover(None, PLAN, trials, "x", Budget(1.0, images(200)), SilentProgress())
+    assert done.certificate.verdict == "inconclusive"
+    assert done.certificate.images_needed > 200
+
+
+def test_pictures_that_shaped_the_plan_are_refused():
+    with pytest.raises(InputError, match="2 of the 5 pictures of --eval are in the calibration folder"):
+        refuse_shared(Budget(1.0, images(5)), PLAN, images(2))
+    calibrated = msgspec.structs.replace(
+        PLAN, calibration=CalibrationRecord(sha256="0" * 64, seed=0, images=("b" + "0" * 63,))
+    )
+    with pytest.raises(InputError, match="1 of the 5"):
+        refuse_shared(Budget(1.0, images(5)), calibrated, images(3, first="c"))
+    flat = ImageSet("/nowhere", (ImageFile("1.png", "d" * 64, None, None),))
+    with pytest.raises(InputError, match="no class folders"):
+        refuse_shared(Budget(1.0, flat), PLAN, images(3, first="c"))
+
+
+def test_blocks_are_modules_of_a_few_weighted_operations(small):
+    _, graph, plan = small
+    blocks = blocks_of(graph)
+    assert {"stem", "head", "fc"} <= set(blocks)
+    assert {name for name in blocks if name.startswith("blocks.")} == {"blocks.0", "blocks.1"}
+    nodes = [name for names in blocks.values() for name in names]
+    assert len(nodes) == len(set(nodes))
+    assert "fc" in with_floats(plan, blocks["fc"]).float_nodes
+
+
+def test_sensitivity_is_measured_block_by_block():
+    trials = Fake({"a": 1, "bad": 30})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgecls.export.sensitivity.blocks_of", lambda graph: {n: [f"{n}.conv"] for n in trials.lost})
+        plan = with_sensitivity(None, PLAN, trials, "openvino", SilentProgress())
+    measured = plan.sensitivity
+    assert (measured.target, measured.n, measured.flips) == ("openvino", 1000, 31)
+    bad = measured.blocks[1]
+    assert (bad.name, bad.nodes, bad.flips) == ("bad", ("bad.conv",), 30)
+    assert bad.kl == pytest.approx(0.03)
+    assert bad.cost == pytest.approx(0.05)

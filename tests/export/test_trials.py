@@ -1,0 +1,133 @@
+from contextlib import closing
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgecls.calibration.quantization import Quantization
+from edgecls.export import trials as trials_module
+from edgecls.export.job import export_bundle
+from edgecls.export.targets import ANY_GPU
+from edgecls.export.trace import Trace
+from edgecls.export.trials import Trial, Trials, mean_divergence
+from edgecls.runtime import ImageSet
+
+
+@pytest.fixture
+def opened_trials(small, pictures, tmp_path):
+    """Opens trials of the small network on a target, over the 24 pictures."""
+    opened, graph, _ = small
+
+    def make(target="onnxruntime", memory=None, labelled=True):
+        images = ImageSet.from_folder(pictures)
+        images = images.labelled(opened.labels) if labelled else images
+        return Trials(opened, graph, target=target, isa="x86-vnni", gpu=ANY_GPU, pictures=images, memory=memory)
+
+    return make
+
+
+def trial(**changes):
+    return Trial(**{"n": 32, "b": 1, "c": 2, "flips": 3, "kl": 0.1, "ratio": None, "ms": None, **changes})
+
+
+def test_a_good_plan_hardly_leaves_the_float_graph(small, opened_trials):
+    with closing(opened_trials()) as trials:
+        done = trials.run(small[2])
+    assert done.n == 24
+    assert 0 < done.kl < 0.05
+    assert done.flips <= 3
+    assert abs(done.b - done.c) <= done.flips
+    assert done.ratio is None or done.ratio > 0
+
+
+def test_without_classes_the_float_graph_is_the_truth(small, opened_trials):
+    with closing(opened_trials(labelled=False)) as trials:
+        done = trials.run(small[2])
+    assert (done.b, done.c) == (done.flips, 0)
+
+
+def test_an_engine_that_ranks_the_other_way_round_is_seen(small, opened_trials, monkeypatch):
+    with closing(opened_trials()) as trials:
+        artifact, manifest, _ = trials.compile(small[2])
+        engine = trials_module.answering_engine(manifest, artifact)
+
+        class Reversed:
+            def infer(self, images):
+                return -engine.infer(images)
+
+            def close(self):
+                engine.close()
+
+        monkeypatch.setattr(trials_module, "answering_engine", lambda manifest, artifact: Reversed())
+        assert trials.look(artifact, manifest).flips == 24
+
+
+def test_a_killed_run_goes_on_from_what_it_remembers(small, opened_trials, tmp_path, monkeypatch):
+    memory = tmp_path / "trials"
+    with closing(opened_trials(memory=memory)) as trials:
+        first = trials.run(small[2])
+    memory.write_bytes(memory.read_bytes() + b'["half a li')
+    with closing(opened_trials(memory=memory)) as trials:
+        monkeypatch.setattr(trials, "look", lambda *_: pytest.fail("tried again"))
+        assert trials.run(small[2]) == first
+    with closing(opened_trials(target="openvino", memory=memory)) as trials:
+        assert trials.run(small[2]).kl != first.kl
+
+
+def test_where_another_engine_answers_no_time_is_told(small, opened_trials):
+    with closing(opened_trials(target="tensorrt")) as trials:
+        done = trials.run(small[2])
+    assert (done.ratio, done.ms) == (None, None)
+
+
+@pytest.mark.parametrize(("flips", "damaged"), [(0, False), (8, False), (9, True), (32, True)])
+def test_the_notes_warn_of_damage(flips, damaged):
+    (note,) = trial(flips=flips).notes()
+    assert f"{32 - flips} of 32 calibration pictures" in note
+    assert ("damaged" in note) == damaged
+
+
+@pytest.mark.parametrize(("ratio", "worth"), [(0.5, True), (0.99, True), (1.0, False), (1.4, False)])
+def test_the_notes_say_whether_integers_are_worth_it(ratio, worth):
+    _, note = trial(ratio=ratio, ms=1.0).notes()
+    assert f"{ratio:.2f} of fp32's time" in note
+    assert ("ship fp32" in note) != worth
+
+
+def test_divergence_of_known_distributions():
+    same = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))
+    assert mean_divergence(same, same + 7) == pytest.approx(0, abs=1e-6)
+    other = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], np.float32))
+    assert mean_divergence(same, other) == pytest.approx(0.5 * 0.5 * np.log(4 / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_an_int8_export_from_pictures_says_how_well_it_agrees(small, tmp_path, pictures, target):
+    opened, graph, _ = small
+    result = export_bundle(
+        opened,
+        target=target,
+        precision="int8",
+        output=tmp_path / "x.edgecls",
+        calibration=ImageSet.from_folder(pictures),
+        calibration_size=20,
+        quantization=Quantization(ranges="mse"),
+        traced=Trace(graph, 0.0),
+    )
+    assert any("of 20 calibration pictures" in note for note in result.notes)
+    assert any(note.startswith("bias-correction: KL divergence") for note in result.notes)
+
+
+def test_corrections_can_be_switched_off(small, tmp_path, pictures):
+    opened, graph, _ = small
+    result = export_bundle(
+        opened,
+        target="onnxruntime",
+        precision="int8",
+        output=tmp_path / "x.edgecls",
+        calibration=ImageSet.from_folder(pictures),
+        quantization=Quantization(without=frozenset({"bias-correction"})),
+        traced=Trace(graph, 0.0),
+    )
+    assert not any("bias-correction" in note for note in result.notes)
+    assert msgspec.structs.asdict(result.manifest.provenance)["quantizer"] == "edgecls"
