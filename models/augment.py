@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
@@ -63,13 +64,18 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, int]]):
         if recipe.erasing:
             changes.append(v2.RandomErasing(recipe.erasing, value=_mean_colour(preprocess)))
         self._changes = changes
-        self._crops: dict[int, v2.RandomResizedCrop] = {}
+        self._crops: dict[int, v2.Transform] = {}
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int]:
         """`uint8 [3, side, side]`, RGB, and the class; the same draw gives the same pixels."""
         index, seed, side_px = draw
         image = self._images.images[index]
-        picture = open_picture(self._images.root / image.path, self._preprocess.exif)
+        path = self._images.root / image.path
+        picture: Any
+        if self._recipe.shift:
+            picture = Image.fromarray(self._device(side_px).pixels(path))
+        else:
+            picture = open_picture(path, self._preprocess.exif)
         # Not torch.manual_seed, which seeds every device and takes longer than the crop. Nobody restores the state:
         # the training names its own random numbers too.
         torch.default_generator.manual_seed(seed)
@@ -83,14 +89,24 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, int]]):
         """The number of pictures."""
         return len(self._images)
 
-    def _crop(self, side_px: int) -> v2.RandomResizedCrop:
+    def _crop(self, side_px: int) -> v2.Transform:
         if side_px not in self._crops:
-            self._crops[side_px] = v2.RandomResizedCrop(
-                side_px,
-                scale=(self._recipe.crop_scale, 1.0),
-                interpolation=InterpolationMode(self._preprocess.interpolation),
-            )
+            if self._recipe.shift:
+                border = round(self._recipe.shift * side_px)
+                crop: v2.Transform = v2.RandomCrop(side_px, padding=border, fill=_mean_colour(self._preprocess))
+            else:
+                crop = v2.RandomResizedCrop(
+                    side_px,
+                    scale=(self._recipe.crop_scale, 1.0),
+                    interpolation=InterpolationMode(self._preprocess.interpolation),
+                )
+            self._crops[side_px] = crop
         return self._crops[side_px]
+
+    def _device(self, side_px: int) -> Preprocess:
+        """The network's own preprocessing, for crops of another side."""
+        resize_px = round(self._preprocess.resize_px * side_px / self._preprocess.crop_px)
+        return msgspec.structs.replace(self._preprocess, resize_px=max(resize_px, side_px), crop_px=side_px)
 
 
 class DevicePictures(Dataset[tuple[torch.Tensor, int]]):

@@ -9,7 +9,7 @@ import msgspec
 
 from edgecls.runtime.errors import InvalidRecordError
 
-_SHARES = ("label_smoothing", "erasing", "val_fraction")
+_SHARES = ("label_smoothing", "erasing", "val_fraction", "shift")
 _POSITIVE = ("learning_rate", "clip_norm", "crop_scale", "layer_decay")
 _NOT_NEGATIVE = ("weight_decay", "mixup", "cutmix", "warmup_epochs", "ema_decay")
 
@@ -44,6 +44,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Epochs without a better validation after which the training ends."""
     crop_scale: float = 0.35
     """Least share of a picture's area that a random crop shows."""
+    shift: float = 0.0
+    """Above 0: no random crops, but the device's own, shifted by at most this share of the side (He et al. 2016): for
+    pictures so small that every crop would lose what is to be seen."""
     train_px: int | None = None
     """Side of the random crops; None is the network's own. They show objects larger than the device's centre crop does,
     so that somewhat less makes up for it, and is faster (FixRes: Touvron et al. 2019)."""

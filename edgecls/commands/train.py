@@ -31,6 +31,7 @@ _RECIPE = [
     click.option("--ema-decay", type=_SHARE, metavar="X", help="Of the averaged weights; 0 is none. [0.999]"),
     click.option("--patience", type=click.IntRange(min=1), metavar="N", help="Epochs without a better one. [8; 20]"),
     click.option("--crop-scale", type=_POSITIVE, metavar="X", help="Least share of a picture in a crop. [0.35]"),
+    click.option("--shift", type=_SHARE, metavar="X", help="Share of the side; instead of random crops. [0]"),
     click.option("--train-px", type=click.IntRange(min=8), metavar="PX", help="Side of random crops. [--crop]"),
     click.option(
         "--start-px", type=click.IntRange(min=8), metavar="PX", help="Side of the first ones, which grow. [--train-px]"

@@ -51,6 +51,21 @@ def test_without_flips_nothing_is_mirrored(tmp_path: Path) -> None:
     assert found == {False: False, True: True}
 
 
+def test_a_shift_moves_the_pixels_of_the_device_and_nothing_else(data: TrainingData) -> None:
+    recipe = Recipe(shift=0.125, flip=False, trivial_augment=False, erasing=0.0)
+    pictures = AugmentedPictures(data.train, PREPROCESS, recipe)
+    whole = torch.from_numpy(PREPROCESS.pixels(data.train.root / data.train.images[2].path)).permute(2, 0, 1)
+    places = set()
+    for seed in range(20):
+        shifted = pictures[(2, seed, 32)][0]
+        inner = shifted[:, 4:-4, 4:-4]
+        found = [(y, x) for y in range(9) for x in range(9) if torch.equal(inner, whole[:, y : y + 24, x : x + 24])]
+        assert len(found) == 1
+        places.update(found)
+    assert len(places) > 10
+    assert pictures[(2, 0, 24)][0].shape == (3, 24, 24)
+
+
 def test_validation_sees_the_pixels_of_the_device(data: TrainingData) -> None:
     pixels, label = DevicePictures(data.val, PREPROCESS)[0]
     expected = PREPROCESS.pixels(data.val.root / data.val.images[0].path)
