@@ -107,13 +107,37 @@ def images_needed(b: int, c: int, n: int, margin: float, alpha: float = 0.05, po
 
 def mcnemar_mid_p(b: int, c: int) -> float:
     """Two-sided mid-p value of McNemar's test of "no drop" (Fagerland, Lydersen and Laake 2013); 1 without flips."""
-    flips = b + c
-    log_half = flips * math.log(0.5)
-    terms = [
-        math.exp(math.lgamma(flips + 1) - math.lgamma(k + 1) - math.lgamma(flips - k + 1) + log_half)
-        for k in range(min(b, c) + 1)
-    ]
+    terms = _fair_binomial(b + c, min(b, c))
     return min(1.0, 2 * math.fsum(terms) - terms[-1])
+
+
+def mcnemar_exact_p(b: int, c: int) -> float:
+    """One-sided exact p value of McNemar's test: how probable `b` losses or more of b + c flips are without a drop."""
+    return min(1.0, math.fsum(_fair_binomial(b + c, c)))
+
+
+def _fair_binomial(n: int, last: int) -> list[float]:
+    """Probabilities of 0 to `last` heads in `n` throws of a fair coin."""
+    log_half = n * math.log(0.5)
+    return [
+        math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + log_half) for k in range(last + 1)
+    ]
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjusts the p values of several tests, so that at any level one false alarm in all is as rare as in one test.
+
+    Step-down method of Holm 1979 (Scandinavian Journal of Statistics 6:65-70), whatever depends on what.
+
+    Args:
+        p_values: One for each test, `[tests]`.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
 
 
 def student_t_quantile(probability: float, freedom: int) -> float:
