@@ -170,6 +170,8 @@ def _judge_latency(opponent: Opponent, limit: float, alpha: float) -> Check:
         message = (
             f"latency ratio {ratio:.3f} ({lower:.3f} to {upper:.3f} over launches): {words} the limit of {limit:g}"
         )
+    if not opponent.in_turns:
+        message += "; the two were not measured in turns: trust it where the machine was idle both times"
     return Check(
         condition="max-latency-ratio",
         verdict=verdict,

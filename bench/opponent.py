@@ -41,6 +41,11 @@ class Opponent(Protocol):
         """For people."""
         ...
 
+    @property
+    def in_turns(self) -> bool:
+        """Whether the two latencies were measured in turns, so that a busy machine slows both."""
+        ...
+
     def counts(self, label: ClassAccuracy | None) -> Counts:
         """Of all pictures, or of one class's."""
         ...
@@ -92,6 +97,10 @@ class _Reference:
     def name(self) -> str:
         return self.reference.name
 
+    @property
+    def in_turns(self) -> bool:
+        return True
+
     def counts(self, label: ClassAccuracy | None) -> Counts:
         accuracy = measured_accuracy(self.run)
         own = accuracy if label is None else label
@@ -128,6 +137,10 @@ class _Earlier:
     @property
     def name(self) -> str:
         return f"{self._before.name} ({self.baseline.name})"
+
+    @property
+    def in_turns(self) -> bool:
+        return False
 
     @property
     def _now(self) -> Run:

@@ -77,7 +77,11 @@ def confidence_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tup
 
 
 def non_inferiority(b: int, c: int, n: int, margin: float, alpha: float = 0.05) -> Verdict:
-    """Whether the drop is shown to be below `margin`, shown to be above it, or neither, each one-sided at `alpha`."""
+    """Whether the drop is shown to be below `margin`, shown to be above it, or neither, each one-sided at `alpha`.
+
+    Simulated at the margin with alpha 5 %, 300 to 50,000 pictures: from 20 flips on, some of them in favour, false
+    passes and false fails are 4 to 6 %. With fewer, false passes get rarer, and false fails reach 9 % (at 4 flips).
+    """
     _check_counts(b, c, n)
     z = float(tango_z(b, c, n, margin))
     critical = _NORMAL.inv_cdf(1 - alpha)

@@ -247,6 +247,7 @@ def test_a_baseline_is_paired_by_its_predictions(opened: Callable[..., tuple[Mea
     drop, ratio = run.checks
     assert (drop.verdict, drop.value, drop.n) == ("pass", 0.0, 300)
     assert (ratio.verdict, ratio.value) == ("fail", pytest.approx(1.5))
+    assert "not measured in turns" in ratio.message
     assert judge(now, latency(1.6), baseline=earlier).verdict == "pass"
 
 
