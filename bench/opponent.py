@@ -32,6 +32,10 @@ class Counts:
     n: int
     accuracy: float | None
 
+    def __post_init__(self) -> None:
+        if min(self.b, self.c) < 0 or not 1 <= self.n >= self.b + self.c:
+            raise InputError(f"b={self.b}, c={self.c} of {self.n} pictures cannot be: get the report again")
+
 
 class Opponent(Protocol):
     """What a run is compared with."""

@@ -144,6 +144,8 @@ def test_questions_that_the_report_cannot_answer(make_report: MakeReport) -> Non
         judge(report, Limits(max_drop=Margin(2.0, "%rel")))
     with pytest.raises(InputError, match="no classes with pictures are called 'cat'"):
         judge(report, critical("cat"))
+    with pytest.raises(InputError, match="b=900, c=200 of 1000 pictures cannot be"):
+        judge(make_report(("int8", 900, 200)), ONE_PP)
     with pytest.raises(InputError, match="two margins"):
         critical("cat", "cat")
 
