@@ -25,7 +25,7 @@ def gate_markdown(result: GateResult) -> str:
             Cell(check.condition if check.label is None else f"{check.condition} {check.label}"),
             Cell(check.verdict),
             Cell(_measured(check)),
-            Cell(_text(check, check.limit)),
+            Cell(_text(check, check.limit).lstrip("+")),
             Cell(UNKNOWN if check.n is None else str(check.n)),
         )
         for run in result.runs

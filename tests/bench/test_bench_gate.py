@@ -302,7 +302,7 @@ def test_the_summary_for_a_pull_request(make_report: MakeReport) -> None:
         "variant", "against", "condition", "verdict", "measured [90 %]", "limit", "pictures",
     ]  # fmt: skip
     assert table[2][:4] == ["`int8`", "`ref`", "`max-drop`", "`inconclusive`"]
-    assert table[2][5:] == ["+1.00 pp", "372"]
+    assert table[2][5:] == ["1.00 pp", "372"]
     assert table[3][2:] == ["`max-latency-ratio`", "`pass`", "0.500 [0.483, 0.517]", "0.600", "-"]
     assert [line[:20] for line in lines if line.startswith("- ")] == ["- `int8`: `drop +0.2", "- `int8`: `top-1 fla"]
     assert lines[-1] == "- `int8`: `top-1 flatters \\| <b>\\n@someone`"
