@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow check format schema clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      format, lint, types, floors"
 	@echo "make format     repair format and lint"
+	@echo "make schema     write bench/report.schema.json again"
 	@echo "make clean      remove .venv and everything that was generated"
 
 install: $(STAMP)
@@ -60,6 +61,9 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schema: $(STAMP)
+	$(BIN)/python -m edgecls.bench.report_schema
 
 clean:
 	rm -rf $(VENV) .dev build dist *.egg-info fast/build fast/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis edgecls-demo

@@ -21,8 +21,8 @@ from edgecls.bench.metrics import (
     has_scikit_learn,
     top_classes,
 )
-from edgecls.bench.report import Accuracy
-from edgecls.bench.statistics import confidence_interval, mcnemar_mid_p, upper_bound
+from edgecls.bench.report import Accuracy, ClassAccuracy
+from edgecls.bench.statistics import confidence_interval, holm, mcnemar_exact_p, mcnemar_mid_p, upper_bound
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.errors import InputError
@@ -31,6 +31,11 @@ from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
 from edgecls.runtime.progress import Advance
 from edgecls.runtime.session import Session
+
+_LOST_P = 0.05
+"""Adjusted p value below which a class has lost beyond chance: of reports without any loss so many warn."""
+_SHOWN = 5
+"""Classes that a warning names."""
 
 Unreadable = tuple[ImageFile, str]
 """A picture, and why it cannot be read."""
@@ -230,7 +235,9 @@ def summarise(answers: Answers, run: int, reference: int | None, labels: Labels,
     fields: dict[str, Any] = {"n": n}
     if truth is not None:
         scores = None if answers.scores is None else answers.scores[run]
-        fields |= msgspec.structs.asdict(classification_metrics(truth, answers.top[run], scores, labels))
+        metrics = classification_metrics(truth, answers.top[run], scores, labels)
+        fields |= msgspec.structs.asdict(metrics)
+        fields["per_class"] = tuple(ClassAccuracy(**msgspec.structs.asdict(item)) for item in metrics.per_class or ())
     if reference is not None:
         reference_predicted = answers.top[reference][:, 0]
         fields["top1_disagreement"] = float(np.mean(predicted != reference_predicted))
@@ -240,6 +247,8 @@ def summarise(answers: Answers, run: int, reference: int | None, labels: Labels,
             right, reference_right = predicted == truth, reference_predicted == truth
             b, c = int(np.sum(reference_right & ~right)), int(np.sum(right & ~reference_right))
             fields |= _paired(b, c, n, exact=run == reference)
+            classes = _paired_classes(fields["per_class"], truth, reference_right, right)
+            fields |= {"per_class": classes, "warnings": (*fields["warnings"], *_lost_classes(classes))}
     return Accuracy(predictions=predictions, **fields)
 
 
@@ -255,3 +264,36 @@ def _paired(b: int, c: int, n: int, *, exact: bool) -> dict[str, Any]:
         "mcnemar_mid_p": mcnemar_mid_p(b, c),
         "flip_rate": (b + c) / n,
     }
+
+
+def _paired_classes(
+    classes: Sequence[ClassAccuracy],
+    truth: NDArray[np.int32],
+    reference_right: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+) -> tuple[ClassAccuracy, ...]:
+    """The classes with what the run lost and won against the reference."""
+    size = max(item.index for item in classes) + 1
+    lost = np.bincount(truth[reference_right & ~right], minlength=size).tolist()
+    won = np.bincount(truth[right & ~reference_right], minlength=size).tolist()
+    tested = [item for item in classes if item.n]
+    p_values = [mcnemar_exact_p(lost[item.index], won[item.index]) for item in tested]
+    paired = {
+        item.index: {"drop_pp": 100 * (lost[item.index] - won[item.index]) / item.n, "drop_p": p, "drop_p_holm": p_holm}
+        for item, p, p_holm in zip(tested, p_values, holm(p_values).tolist(), strict=True)
+    }
+    return tuple(
+        msgspec.structs.replace(item, b=lost[item.index], c=won[item.index], **paired[item.index]) if item.n else item
+        for item in classes
+    )
+
+
+def _lost_classes(classes: Sequence[ClassAccuracy]) -> list[str]:
+    """A warning where classes lost beyond chance, the largest losses first."""
+    lost = [item for item in classes if item.drop_p_holm is not None and item.drop_p_holm < _LOST_P]
+    if not lost:
+        return []
+    lost.sort(key=lambda item: -(item.drop_pp or 0))
+    shown = [f"{item.label} ({item.drop_pp:+.1f} pp of {item.n} pictures)" for item in lost[:_SHOWN]]
+    more = [f"{len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
+    return [f"the recall of classes dropped beyond chance against the reference: {', '.join(shown + more)}"]

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecls.bench.measured import Measured
 from edgecls.bench.report import Device, Interval, Latency, Report, Run
@@ -79,6 +80,9 @@ class Difference(msgspec.Struct, frozen=True):
     first: str | None
     """In the first report."""
     here: str | None
+
+    def __str__(self) -> str:
+        return f"{self.field.replace('_', ' ')} ({self.first or 'unknown'} | {self.here or 'unknown'})"
 
 
 class Contrast(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,7 +207,7 @@ def _variant(measured: Measured, run: Run) -> Variant:
         p99_ms=latency.p99_ms if latency else None,
         ratio=latency.ratio if latency else None,
         ratio_ci95=latency.ratio_ci95 if latency else None,
-        coldstart_ms=sum(msgspec.structs.astuple(start)) if start else None,
+        coldstart_ms=start.total_ms if start else None,
         peak_rss_bytes=run.memory.peak_rss_bytes if run.memory else None,
     )
 
@@ -222,17 +226,17 @@ def _wilson(rate: float, n: int) -> Interval:
 
 def _contrast(first: Measured, first_run: int, here: Measured, here_run: int) -> Contrast:
     earlier, later = first.report.runs[first_run], here.report.runs[here_run]
-    differences = _differences(_key(first.report, earlier), _key(here.report, later))
+    differences = latency_differences(first.report, earlier, here.report, later)
     ratio = ratio_ci95 = drop_pp = ci95_pp = None
     notes = []
     if earlier.latency is None or later.latency is None:
         notes.append("no ratio: latency was not measured in both reports")
     elif differences:
-        notes.append("no ratio, for these differ: " + "; ".join(_difference_text(item) for item in differences))
+        notes.append("no ratio, for these differ: " + "; ".join(map(str, differences)))
     elif unfit := [item.name for item in (first, here) if not item.report.valid]:
         notes.append(f"no ratio: {' and '.join(unfit)} {'is' if len(unfit) == 1 else 'are'} not valid")
     else:
-        ratio, ratio_ci95 = _ratio(earlier.latency, later.latency)
+        ratio, ratio_ci95 = latency_ratio(earlier.latency, later.latency)
     if first.report.dataset.sha256 != here.report.dataset.sha256:
         notes.append("no drop: the pictures are not the same")
     elif (before := _top1(earlier)) is None or (after := _top1(later)) is None:
@@ -258,8 +262,9 @@ def _contrast(first: Measured, first_run: int, here: Measured, here_run: int) ->
     )
 
 
-def _differences(first: ComparabilityKey, here: ComparabilityKey) -> tuple[Difference, ...]:
-    one, other = msgspec.structs.asdict(first), msgspec.structs.asdict(here)
+def latency_differences(first: Report, first_run: Run, here: Report, here_run: Run) -> tuple[Difference, ...]:
+    """What forbids to divide the latencies of two runs of different reports."""
+    one, other = (msgspec.structs.asdict(_key(report, run)) for report, run in ((first, first_run), (here, here_run)))
     return tuple(
         Difference(field, *(None if side[field] is None else str(side[field]) for side in (one, other)))
         for field in one
@@ -267,27 +272,36 @@ def _differences(first: ComparabilityKey, here: ComparabilityKey) -> tuple[Diffe
     )
 
 
-def _difference_text(difference: Difference) -> str:
-    field = difference.field.replace("_", " ")
-    return f"{field} ({difference.first or 'unknown'} | {difference.here or 'unknown'})"
+def latency_ratio(first: Latency, here: Latency, confidence: float = 0.95) -> tuple[float, Interval | None]:
+    """The ratio of two measurements that did not take turns, and its interval over launches.
 
-
-def _ratio(first: Latency, here: Latency) -> tuple[float, Interval | None]:
-    """The ratio of two measurements that did not take turns, with its 95 % interval over launches."""
+    That is Welch's t interval on logarithms with the fewer launches' degrees of freedom; None for a single launch.
+    """
     logs = [np.log([launch.p50_ms for launch in latency.launches] or [latency.p50_ms]) for latency in (first, here)]
     ratio = float(logs[1].mean() - logs[0].mean())
     launches = min(values.size for values in logs)
     if launches < 2:
         return math.exp(ratio), None
-    half = student_t_quantile(0.975, launches - 1) * math.sqrt(sum(float(x.var(ddof=1)) / x.size for x in logs))
+    quantile = student_t_quantile((1 + confidence) / 2, launches - 1)
+    half = quantile * math.sqrt(sum(float(x.var(ddof=1)) / x.size for x in logs))
     return math.exp(ratio), (math.exp(ratio - half), math.exp(ratio + half))
 
 
 def _drop_interval(first: Measured, first_run: int, here: Measured, here_run: int) -> Interval | None:
     """Paired picture by picture, percentage points; None unless both reports have their answers beside them."""
+    rights = paired_answers(first, first_run, here, here_run)
+    if rights is None:
+        return None
+    was, is_ = rights
+    low, high = confidence_interval(int(np.sum(was & ~is_)), int(np.sum(is_ & ~was)), len(was))
+    return 100 * low, 100 * high
+
+
+def paired_answers(
+    first: Measured, first_run: int, here: Measured, here_run: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Which pictures each of two runs gave their class, `bool [images]`; None unless both answered the same ones."""
     one, other = first.answered, here.answered
     if one is None or other is None or not np.array_equal(one.sha256, other.sha256):
         return None
-    was, is_ = one.right[first_run], other.right[here_run]
-    low, high = confidence_interval(int(np.sum(was & ~is_)), int(np.sum(is_ & ~was)), len(was))
-    return 100 * low, 100 * high
+    return one.right[first_run], other.right[here_run]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgecls.bench.compare import Comparison, Contrast, Variant
+from edgecls.bench.measured import visible
 from edgecls.bench.report import Interval
 
 UNKNOWN = "-"
@@ -65,12 +66,14 @@ def contrast_table(comparison: Comparison) -> Table:
 
 def markdown(comparison: Comparison) -> str:
     """The tables for a pull request."""
-    parts = [_markdown_table(variant_table(comparison))]
+    parts = [markdown_table(variant_table(comparison))]
     if comparison.contrasts:
-        parts.append(_markdown_table(contrast_table(comparison)))
+        parts.append(markdown_table(contrast_table(comparison)))
     reasons = [(report.name, reason) for report in comparison.reports for reason in report.reasons]
     if reasons:
-        parts.append("\n".join(["Not valid:", "", *(f"- {_code(name)}: {_code(reason)}" for name, reason in reasons)]))
+        parts.append(
+            "\n".join(["Not valid:", "", *(f"- {code_span(name)}: {code_span(reason)}" for name, reason in reasons)])
+        )
     return "\n\n".join(parts)
 
 
@@ -129,22 +132,24 @@ def _contrast_cells(item: Contrast) -> tuple[Cell, ...]:
     )
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table for a pull request."""
+
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    head = [_code(name) if "," in name else name for name in table.head]
+    head = [code_span(name) if "," in name else name for name in table.head]
     rule = ["---"] * table.texts + ["---:"] * (len(head) - table.texts)
     rows = [
-        [_code(cell.text) if column < table.texts else cell.text for column, cell in enumerate(row)]
+        [code_span(cell.text) if column < table.texts else cell.text for column, cell in enumerate(row)]
         for row in table.rows
     ]
     return "\n".join(map(line, [head, rule, *rows]))
 
 
-def _code(text: str) -> str:
+def code_span(text: str) -> str:
     """A code span: what a report says can neither be markup there nor call a person."""
-    return "`" + (text.replace("`", "'").replace("|", "\\|") or UNKNOWN) + "`"
+    return "`" + (visible(text).replace("`", "'").replace("|", "\\|") or UNKNOWN) + "`"
 
 
 def _flat(item: Variant) -> dict[str, object]:

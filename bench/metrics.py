@@ -68,8 +68,8 @@ class ClassificationMetrics(msgspec.Struct, frozen=True, kw_only=True):
     unavailable: str | None = None
     """Why figures are null that the labels would allow."""
     warnings: tuple[str, ...] = ()
-    """Why top-1 alone would mislead: it is no better than always answering the most frequent class, or 5 points and
-    more above the balanced accuracy."""
+    """Why top-1 alone would mislead: it is no better than always answering the most frequent class, 5 points and
+    more above the balanced accuracy, or classes dropped beyond chance against a reference."""
 
 
 def has_scikit_learn() -> bool:

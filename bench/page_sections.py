@@ -197,7 +197,7 @@ def _classes(view: View) -> list[Content]:
         note += (
             "The predictions (NAME.predictions.npz beside NAME.json) are not here, so there are no intervals."
             if item.answered is None
-            else "Lines are 95 % score intervals, each for itself: of many classes some lie beyond 0 by chance."
+            else "Lines are 95 % score intervals, each for itself; p is one-sided, adjusted for the number of classes."
         )
         content += _figure(f"Drop by class, {view.label(item, run)}", "drop of recall, pp", rows, note)
     return content
@@ -215,6 +215,7 @@ def _class_rows(item: Measured, reference: int, run: int, group: int) -> list[Ro
             drop = 100 * (before[entry.index].correct - entry.correct) / entry.n
             ends = _class_interval(item, reference, run, entry.index)
             text = f"{estimate(drop, ends, '+.1f')} pp of {entry.n}"
+            text += "" if entry.drop_p_holm is None else f", p {entry.drop_p_holm:.2g}"
             rows.append(Row(entry.label, text, group, drop, *(ends or (None, None))))
     return sorted(rows, key=lambda row: -abs(row.middle or 0))[:_MAX_CLASSES]
 

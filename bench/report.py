@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from edgecls.bench.metrics import ClassificationMetrics
-from edgecls.bench.statistics import Verdict
+from edgecls.bench.gate_result import EXIT_CODES, GateResult
+from edgecls.bench.metrics import ClassificationMetrics, ClassMetrics
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.bundle import Precision
 from edgecls.runtime.cpu import Isa
@@ -22,12 +22,11 @@ from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
 
 SCHEMA = "edgecls.report/1"
+"""The number grows when a field goes or changes its meaning, and then older reports are converted in `read_report`; new
+fields have a default and leave the number as it is."""
 
 Interval = tuple[float, float]
 """Lower and upper end."""
-
-EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "invalid": 4}
-"""What the command line returns for each verdict of a gate."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,12 +171,29 @@ class PreprocessRecord(msgspec.Struct, frozen=True):
     settings: Preprocess
 
 
+class ClassAccuracy(ClassMetrics, frozen=True, kw_only=True):
+    """One class, also against the reference; what is paired is null without one, and for a class without pictures."""
+
+    b: int | None = None
+    """Pictures of the class that only the reference gets right."""
+    c: int | None = None
+    """Pictures of the class that only this run gets right."""
+    drop_pp: float | None = None
+    """100 (b - c) / n: of the recall."""
+    drop_p: float | None = None
+    """Exact one-sided p value of "no drop" (McNemar)."""
+    drop_p_holm: float | None = None
+    """The same, adjusted for the number of classes (Holm 1979)."""
+
+
 class Accuracy(ClassificationMetrics, frozen=True, kw_only=True):
     """Answers against the labels and against the reference.
 
     Without labels, what needs them is null; without a reference, what is paired is null.
     """
 
+    per_class: tuple[ClassAccuracy, ...] | None = None
+    """Classes that occur, as label or as answer."""
     predictions: str
     """Name of the file beside the report that holds every answer."""
     b: int | None = None
@@ -266,6 +282,11 @@ class ColdStart(msgspec.Struct, frozen=True, kw_only=True):
     """`runtime.load`, which imports the engine."""
     first_inference_ms: float
 
+    @property
+    def total_ms(self) -> float:
+        """From the start of the process to the first answer."""
+        return self.process_ms + self.import_ms + self.load_ms + self.first_inference_ms
+
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Peak resident memory of a process that runs nothing but this bundle (VmHWM), largest over launches."""
@@ -293,59 +314,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     latency: Latency | None
     coldstart: ColdStart | None
     memory: Memory | None
-
-
-class AccuracyVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the drop is below the margin."""
-
-    verdict: Verdict
-    drop_pp: float
-    lower_pp: float
-    """One-sided bound of the drop at 1 - alpha: above the margin is a fail."""
-    upper_pp: float
-    """One-sided bound of the drop at 1 - alpha: below the margin is a pass."""
-    n: int
-    images_needed: int | None
-    """Pictures that a pass would probably take (power 0.8); null unless inconclusive with a drop below the margin."""
-
-
-class LatencyVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the latency ratio is below its limit."""
-
-    verdict: Verdict
-    ratio: float
-    lower: float | None
-    """One-sided bound of the ratio at 1 - alpha: above the limit is a fail. Null for a single launch."""
-    upper: float | None
-    """One-sided bound of the ratio at 1 - alpha: below the limit is a pass. Null for a single launch."""
-
-
-class RunVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate says of one run: the worse of its parts."""
-
-    name: str
-    verdict: Verdict
-    accuracy: AccuracyVerdict | None
-    latency: LatencyVerdict | None
-    messages: tuple[str, ...]
-    """One sentence for each part."""
-
-
-class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate says of a report: the worst of its runs."""
-
-    verdict: Literal["pass", "fail", "inconclusive", "invalid"]
-    max_drop_pp: float | None
-    max_latency_ratio: float | None
-    alpha: float
-    runs: tuple[RunVerdict, ...]
-    reasons: tuple[str, ...]
-    """Why the report is invalid."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 pass, 1 fail, 3 inconclusive, 4 invalid."""
-        return EXIT_CODES[self.verdict]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
@@ -391,7 +359,8 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         raise InputError(f"cannot read the report {path}: {error.strerror or error}. Check the path.") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} is no report of schema {SCHEMA}: {error}. Give a file that this version's `edgecls bench` wrote."
+            f"{path} is no report of schema {SCHEMA}: {error}. "
+            "Give a file that `edgecls bench` of this version or an older one wrote."
         ) from error
 
 

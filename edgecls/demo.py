@@ -19,7 +19,8 @@ from edgecls.runtime.bundle import Precision
 from edgecls.runtime.progress import Advance, Progress, SilentProgress
 
 if TYPE_CHECKING:
-    from edgecls.bench.report import GateResult, Report
+    from edgecls.bench.gate_result import GateResult
+    from edgecls.bench.report import Report
     from edgecls.models import Classifier
 
 MAX_DROP_PP = 2.0
@@ -73,6 +74,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
         MissingExtraError: A package of the extra `demo` is missing; install it.
     """
     from edgecls.bench.gate import judge
+    from edgecls.bench.gate_result import Limits, Margin
     from edgecls.bench.measure import measure
     from edgecls.models import open_classifier
     from edgecls.models.evaluate import evaluate, labelled_images
@@ -86,7 +88,8 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
     report = measure(
         bundles, data / "test", output=report_path, reference=bundles[0], profile="smoke", threads=1, progress=progress
     )
-    return DemoResult(folder, bundles, report_path, report, judge(report, MAX_DROP_PP), evaluation.metrics.top1)
+    gate = judge(report, Limits(max_drop=Margin(MAX_DROP_PP)))
+    return DemoResult(folder, bundles, report_path, report, gate, evaluation.metrics.top1)
 
 
 def _train(folder: Path, data: Path, seed: int, progress: Progress) -> Path:

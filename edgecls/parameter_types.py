@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import click
 from edgecls.suggestion import did_you_mean
 
 if TYPE_CHECKING:
+    from edgecls.bench.gate_result import Margin
+
     _NameType = click.ParamType[str]
 else:  # generic only since click 8.4
     _NameType = click.ParamType
@@ -73,17 +76,28 @@ def rgb(value: str | Rgb) -> Rgb:
     return numbers[0], numbers[1], numbers[2]
 
 
-def percentage_points(value: str | float) -> float:
-    """`0.5pp`; the unit is required because one percent of the accuracy would be something else."""
-    if isinstance(value, float):
-        return value
-    from edgecls.bench.gate import max_drop_pp_from_text
+def margin(value: str | Margin) -> Margin:
+    """`0.5pp` or `2%rel`; the unit is required because one percent of the accuracy would be something else."""
+    from edgecls.bench.gate_result import Margin
     from edgecls.runtime.errors import InputError
 
+    if isinstance(value, Margin):
+        return value
     try:
-        return max_drop_pp_from_text(value)
+        return Margin.from_text(value)
     except InputError as error:
         raise click.BadParameter(f"{error}.") from error
+
+
+def duration_ms(value: str | float) -> float:
+    """`800ms`, `1.5s`; the unit is required."""
+    if isinstance(value, float):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s)\s*", value)
+    duration = float(match[1]) * {"ms": 1.0, "s": 1e3}[match[2]] if match else 0.0
+    if not 0 < duration < math.inf:
+        raise click.BadParameter(f"{value!r} is no time such as 800ms or 1.5s.")
+    return duration
 
 
 def size_bytes(value: str | int) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from edgecls.console import size_text, table_text
 
 if TYPE_CHECKING:
-    from edgecls.bench.report import GateResult, Report, Run
+    from edgecls.bench.gate_result import GateResult
+    from edgecls.bench.report import Report, Run
 
 _UNKNOWN = "-"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgecls.bench.metrics import ClassMetrics
 from edgecls.bench.report import (
     Accuracy,
     ArtifactRecord,
+    ClassAccuracy,
     ColdStart,
     Conditions,
     Dataset,
@@ -51,7 +51,7 @@ def accuracy(wrong: int, labels: tuple[str, ...] = LABELS) -> Accuracy:
         predictions="report.predictions.npz",
         top1=float(np.mean(given == TRUTH)),
         per_class=tuple(
-            ClassMetrics(index=index, label=label, n=100, correct=100 - wrong, predicted=100)
+            ClassAccuracy(index=index, label=label, n=100, correct=100 - wrong, predicted=100)
             for index, label in enumerate(labels)
         ),
         confusion=tuple(

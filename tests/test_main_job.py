@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edgecls.bench.gate import judge
+from edgecls.bench.gate_result import Limits, Margin
 from edgecls.bench.measure import measure
 from edgecls.export.job import export_bundle
 from edgecls.export.trace import trace
@@ -85,6 +86,6 @@ def test_int8_loses_little_and_the_gate_says_that_372_pictures_cannot_prove_it(e
     assert accuracy.n == 372
     assert accuracy.top1_disagreement <= 0.02
     assert accuracy.drop_pp <= 1.0
-    judged = judge(report, 1.0)
+    judged = judge(report, Limits(max_drop=Margin(1.0)))
     assert judged.exit_code == 3
     assert np.isfinite(accuracy.kl_mean)

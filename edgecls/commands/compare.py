@@ -25,10 +25,10 @@ _WIDE = {"device", "engine", "target", "notes"}
 @click.option(
     "--format",
     "style",
-    type=one_of("text", "md", "csv", "json"),
+    type=one_of("text", "md", "csv", "json", "model-index"),
     default="text",
     show_default=True,
-    help="What is printed: for people, a pull request, a spreadsheet or a program.",
+    help="What is printed: for people, a pull request, a spreadsheet, a program or a Hugging Face model card.",
 )
 @output_options
 @click.pass_context
@@ -53,7 +53,12 @@ def command(
         from edgecls.bench.page import write_page
 
         write_page(comparison, measured, html)
-    text = {"md": markdown, "csv": csv_text}.get(style, _text)(comparison).rstrip("\n")
+    if style == "model-index":
+        from edgecls.bench.model_index import model_index_yaml
+
+        text = model_index_yaml(measured)
+    else:
+        text = {"md": markdown, "csv": csv_text}.get(style, _text)(comparison).rstrip("\n")
     console.result(comparison, f"{text}\n\npage: {html}" if html is not None and style == "text" else text)
     return 0
 

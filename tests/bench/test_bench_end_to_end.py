@@ -11,6 +11,7 @@ import onnx.parser
 import pytest
 
 from edgecls.bench.gate import judge
+from edgecls.bench.gate_result import Limits, Margin
 from edgecls.bench.measure import measure
 from edgecls.bench.report import Profile, read_report
 from edgecls.runtime.bundle import GoldenSample, Manifest, Member, Passport, Provenance
@@ -85,6 +86,6 @@ def test_two_real_bundles_are_measured_and_judged(tmp_path: Path, picture_folder
     assert run.latency.stages is not None
     assert run.coldstart is not None
     assert run.coldstart.load_ms > 0
-    result = judge(report, 1.0)
+    result = judge(report, Limits(max_drop=Margin(1.0)))
     assert (result.verdict, result.exit_code) == ("inconclusive", 3)
     assert "about 268 pictures would be needed" in result.runs[0].messages[0]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgecls.bench import measure as measure_module
 from edgecls.bench import subject as subject_module
 from edgecls.bench.gate import judge
+from edgecls.bench.gate_result import Limits, Margin
 from edgecls.bench.latency import time_variants
 from edgecls.bench.measure import measure
 from edgecls.bench.report import Profile, read_report
@@ -442,7 +443,7 @@ def test_latency_is_reported_with_its_samples(
     assert candidate.latency.cpus is None or len(candidate.latency.cpus) == 1
     assert candidate.coldstart is not None
     assert candidate.coldstart.load_ms > 0
-    assert judge(report, None, 1000).verdict in {"pass", "inconclusive"}
+    assert judge(report, Limits(max_latency_ratio=1000)).verdict in {"pass", "inconclusive"}
     with np.load(tmp_path / candidate.latency.samples, allow_pickle=False) as saved:
         assert len(saved["run1_launch0_ns"]) == candidate.latency.launches[0].n
 
@@ -459,7 +460,7 @@ def test_a_process_that_dies_makes_its_run_invalid(
     assert bad.accuracy is not None
     assert (bad.latency, bad.coldstart, bad.memory) == (None, None, None)
     assert good.latency is not None
-    assert judge(report, 1.0).exit_code == 4
+    assert judge(report, Limits(max_drop=Margin(1.0))).exit_code == 4
 
 
 def test_the_limit_takes_pictures_from_every_class(

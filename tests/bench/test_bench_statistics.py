@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from edgecls.bench.statistics import (
     confidence_interval,
+    holm,
     images_needed,
     lower_bound,
+    mcnemar_exact_p,
     mcnemar_mid_p,
     mean_interval,
     non_inferiority,
@@ -93,12 +95,37 @@ def test_impossible_counts_are_a_bug_of_the_caller() -> None:
         upper_bound(3, 3, 5, 0.05)
 
 
-@pytest.mark.parametrize(("lost", "won"), [(0.02, 0.01), (0.05, 0.02), (0.03, 0.02), (0.1, 0.05)])
-def test_false_passes_at_the_margin_come_at_the_nominal_rate(lost: float, won: float) -> None:
-    n, margin = 1000, lost - won
+CRITICAL = NormalDist().inv_cdf(0.05)
+
+
+@pytest.mark.parametrize("n", [300, 1000, 5000, 50_000])
+@pytest.mark.parametrize("margin", [0.005, 0.01, 0.02, 0.05])
+@pytest.mark.parametrize("won", [0.0, 0.002, 0.01, 0.03, 0.1])
+def test_wrong_verdicts_at_the_margin_come_at_the_nominal_rate(n: int, margin: float, won: float) -> None:
+    lost = margin + won
     counts = np.random.default_rng(7).multinomial(n, [lost, won, 1 - lost - won], size=100_000)
-    rate = float(np.mean(tango_z(counts[:, 0], counts[:, 1], n, margin) < NormalDist().inv_cdf(0.05)))
-    assert 0.04 < rate < 0.06
+    z = tango_z(counts[:, 0], counts[:, 1], n, margin)
+    passes, fails = float(np.mean(z < CRITICAL)), float(np.mean(z > -CRITICAL))
+    if won and n * (lost + won) >= 20:
+        assert 0.04 < passes < 0.06
+        assert 0.04 < fails < 0.06
+    else:  # the statistic takes few values
+        assert passes < 0.062
+        assert fails < 0.095
+
+
+@pytest.mark.parametrize("n", [1000, 5000])
+@pytest.mark.parametrize("accuracy", [0.6, 0.9])
+@pytest.mark.parametrize("relative", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("won", [0.01, 0.03])
+def test_a_margin_of_the_measured_accuracy_passes_no_more_often(
+    n: int, accuracy: float, relative: float, won: float
+) -> None:
+    lost = relative * accuracy + won
+    rates = [lost, won, accuracy - lost, 1 - accuracy - won]
+    counts = np.random.default_rng(8).multinomial(n, rates, size=50_000)
+    margin = relative * (counts[:, 0] + counts[:, 2]) / n
+    assert 0.04 < float(np.mean(tango_z(counts[:, 0], counts[:, 1], n, margin) < CRITICAL)) < 0.06
 
 
 def test_the_interval_covers_at_the_nominal_rate() -> None:
@@ -108,11 +135,14 @@ def test_the_interval_covers_at_the_nominal_rate() -> None:
     assert 0.94 < float(np.mean(covered)) < 0.96
 
 
-def test_images_needed_reaches_the_promised_power() -> None:
-    needed = images_needed(8, 6, 1000, 0.01)
+@pytest.mark.parametrize(
+    ("b", "c", "n", "margin"), [(8, 6, 1000, 0.01), (30, 20, 1000, 0.02), (5, 15, 500, 0.005), (100, 90, 2000, 0.03)]
+)
+def test_images_needed_reaches_the_promised_power(b: int, c: int, n: int, margin: float) -> None:
+    needed = images_needed(b, c, n, margin)
     assert needed is not None
-    counts = np.random.default_rng(9).multinomial(needed, [0.008, 0.006, 0.986], size=50_000)
-    power = float(np.mean(tango_z(counts[:, 0], counts[:, 1], needed, 0.01) < NormalDist().inv_cdf(0.05)))
+    counts = np.random.default_rng(9).multinomial(needed, [b / n, c / n, 1 - (b + c) / n], size=50_000)
+    power = float(np.mean(tango_z(counts[:, 0], counts[:, 1], needed, margin) < CRITICAL))
     assert 0.76 < power < 0.84
 
 
@@ -134,6 +164,54 @@ def test_mcnemar_mid_p_matches_hand_computation() -> None:
     assert mcnemar_mid_p(4, 4) == pytest.approx(1.0)
     assert mcnemar_mid_p(0, 10) == pytest.approx(1 / 1024)
     assert 0 <= mcnemar_mid_p(20_000, 21_000) < 1e-3
+
+
+def test_mcnemars_p_values_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    b, c = (grid.ravel() for grid in np.mgrid[0:41, 0:41])
+    flips, fewer = b + c, np.minimum(b, c)
+    one_sided = stats.binom.sf(b - 1, flips, 0.5)
+    two_sided = np.minimum(1.0, 2 * stats.binom.cdf(fewer, flips, 0.5))
+    # Twice the one-sided mid-p: half the mass of what was observed, of either side. A tie counts its mass once.
+    mid = np.where(b == c, 1.0, two_sided - stats.binom.pmf(fewer, flips, 0.5))
+    pairs = list(zip(b.tolist(), c.tolist(), strict=True))
+    np.testing.assert_allclose([mcnemar_exact_p(*pair) for pair in pairs], one_sided, rtol=1e-11)
+    np.testing.assert_allclose([mcnemar_mid_p(*pair) for pair in pairs], mid, rtol=1e-11)
+    exact = [stats.binomtest(lost, lost + won, 0.5).pvalue for lost, won in ((3, 9), (17, 4), (250, 300))]
+    np.testing.assert_allclose(
+        [mcnemar_mid_p(*pair) + stats.binom.pmf(min(pair), sum(pair), 0.5) for pair in ((3, 9), (17, 4), (250, 300))],
+        exact,
+        rtol=1e-11,
+    )
+
+
+def test_holm_matches_hand_computation() -> None:
+    # 4 · 0.005, 3 · 0.01, 2 · 0.03; then 1 · 0.04 is less than what stands before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 0.6]).tolist() == [0.8, 0.8]
+    assert holm([0.9, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([0.03]).tolist() == [0.03]
+    assert holm([]).size == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_keeps_the_order_and_lies_between_none_and_bonferroni(p_values: list[float]) -> None:
+    p, adjusted = np.array(p_values), holm(p_values)
+    assert (adjusted >= p).all()
+    assert (adjusted <= np.minimum(1, p * p.size) + 1e-15).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_of_many_classes_that_lost_nothing_hardly_ever_one_is_accused() -> None:
+    rng, classes, flips = np.random.default_rng(10), 20, 40
+    p_of = np.array([mcnemar_exact_p(b, flips - b) for b in range(flips + 1)])
+    lost = rng.binomial(flips, 0.5, size=(20_000, classes))
+    assert 0.01 < np.mean([holm(p).min() < 0.05 for p in p_of[lost]]) < 0.05
+    # One class truly lost: it is found, and the others are still accused as rarely.
+    lost[:, 0] = rng.binomial(flips, 0.85, size=len(lost))
+    accused = np.array([holm(p) < 0.05 for p in p_of[lost]])
+    assert accused[:, 0].mean() > 0.8
+    assert accused[:, 1:].any(axis=1).mean() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import reports
 
 from edgecls.bench.charts import COLOURS, Row, rows_chart
 from edgecls.bench.compare import compare
+from edgecls.bench.gate_result import GateResult, Limits, Margin
 from edgecls.bench.measured import open_measured
 from edgecls.bench.page import page, write_page
 from edgecls.bench.page_style import DARK, LIGHT, SCRIPT, STRONGEST_HEAT, STYLE
-from edgecls.bench.report import GateResult, write_report
+from edgecls.bench.report import write_report
 
 replace = msgspec.structs.replace
 HOSTILE = "</script><script>alert(1)</script><img src=http://x onerror=alert(1)>\u202e\"'&amp;"
@@ -215,9 +216,7 @@ def test_a_report_of_little_leaves_sections_out(single):
     ],
 )
 def test_the_banner_tells_the_verdict_in_words(single, verdict, words, kind):
-    gate = verdict and GateResult(
-        verdict=verdict, max_drop_pp=1.0, max_latency_ratio=None, alpha=0.05, runs=(), reasons=()
-    )
+    gate = verdict and GateResult(verdict=verdict, limits=Limits(max_drop=Margin(1.0)), runs=(), reasons=())
     text = single(replace(reports.report(), gate=gate))
     assert f'<div class="banner {kind}"><strong>{words}</strong>' in text
     assert ("No gate has judged alone" in text) == (verdict is None)

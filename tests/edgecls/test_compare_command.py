@@ -68,3 +68,11 @@ def test_what_is_no_report_is_one_error(folder, capsys):
 def test_the_folder_of_the_page_must_exist(capsys):
     assert cli.main(["compare", "pi.json", "--html", "nowhere/page.html"]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_model_card_gets_its_model_index(capsys):
+    assert cli.main(["compare", "pi.json", "other.json", "--format", "model-index"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["model-index:", '  - name: "fp32"', "    results:"]
+    assert lines.count("      - task:") == 4
+    assert '          - type: "accuracy"' in lines
