@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from edgecls.bench.gate_result import Margin
 from edgecls.bench.statistics import Verdict, images_needed, non_inferiority, upper_bound
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import BlockSensitivity, QuantPlan
@@ -32,12 +33,12 @@ _FREE = 1e-3
 class Budget:
     """How much accuracy INT8 may cost, and the pictures that judge it."""
 
-    max_drop_pp: float
-    """Of top-1, percentage points."""
+    max_drop: Margin
+    """Of top-1."""
     images: ImageSet
     """With labels; they neither calibrate nor choose anything."""
     alpha: float = 0.05
-    """Probability, at most, that a graph is certified whose true drop is `max_drop_pp`."""
+    """Probability, at most, that a graph is certified whose true drop is `max_drop`."""
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +178,7 @@ class _Ladder:
         """Whether the budget's pictures would certify it if they behaved as those that choose."""
         trial, n = self.run(blocks), len(self.budget.images)
         b, c = (round(count * n / trial.n) for count in (trial.b, trial.c))
-        return upper_bound(b, c, n, self.alpha) < self.budget.max_drop_pp / 100
+        return upper_bound(b, c, n, self.alpha) < self.budget.max_drop.rate(trial.right / trial.n)
 
     def is_faster(self, blocks: Sequence[BlockSensitivity]) -> bool:
         """Whether integers are still worth it."""
@@ -223,7 +224,7 @@ class _Ladder:
         truth = np.asarray([image.label for image in self.budget.images.images])
         b = int(np.count_nonzero((before == truth) & (after != truth)))
         c = int(np.count_nonzero((before != truth) & (after == truth)))
-        n, margin = len(truth), self.budget.max_drop_pp / 100
+        n, margin = len(truth), self.budget.max_drop.rate(float(np.mean(before == truth)))
         verdict = non_inferiority(b, c, n, margin, self.alpha)
         self.certificates[names] = Certificate(
             verdict=verdict,

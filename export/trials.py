@@ -39,6 +39,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     n: int
     """Pictures."""
+    right: int
+    """Pictures that the float graph got right."""
     b: int
     """Pictures that only the float graph got right."""
     c: int
@@ -156,6 +158,7 @@ class Trials:
         right, was_right = best == self._truth, expected == self._truth
         return Trial(
             n=len(logits),
+            right=int(np.count_nonzero(was_right)),
             b=int(np.count_nonzero(was_right & ~right)),
             c=int(np.count_nonzero(right & ~was_right)),
             flips=int(np.count_nonzero(best != expected)),

@@ -12,9 +12,10 @@ from click.core import ParameterSource
 
 from edgecls.console import Console, quoted, size_text
 from edgecls.options import model_options, output_option, output_options, seed_option, threads_option
-from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, one_of
+from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, margin, one_of
 
 if TYPE_CHECKING:
+    from edgecls.bench.gate_result import Margin
     from edgecls.export.job import ExportResult
     from edgecls.export.recover import Budget
     from edgecls.models import Classifier
@@ -90,7 +91,12 @@ def _numbers(value: str | tuple[str, ...]) -> tuple[str, ...]:
     multiple=True,
     help="Leave out a correction; may be repeated.",
 )
-@click.option("--max-drop", metavar="Xpp", help="Keep blocks in float until INT8 is shown to cost less; needs --eval.")
+@click.option(
+    "--max-drop",
+    type=margin,
+    metavar="Xpp",
+    help="Keep blocks in float until INT8 is shown to cost less; needs --eval.",
+)
 @click.option("--eval", "evaluation", type=INPUT_FOLDER, metavar="DIR", help="Class folders that judge --max-drop.")
 @click.option("--sensitivity", is_flag=True, help="Measure what each block loses by INT8; see `edgecls inspect`.")
 @click.option(
@@ -129,7 +135,7 @@ def command(
     device: str | None,
     tensorrt_version: str | None,
     compute_capabilities: tuple[str, ...] | None,
-    max_drop: str | None,
+    max_drop: Margin | None,
     evaluation: Path | None,
     **options: Any,
 ) -> int:
@@ -173,12 +179,11 @@ def command(
     return {"pass": 0, "fail": 1, "inconclusive": 3}[result.recovery.certificate.verdict]
 
 
-def _budget(max_drop: str, evaluation: Path, classifier: Classifier) -> Budget:
-    from edgecls.bench.gate import max_drop_pp_from_text
+def _budget(max_drop: Margin, evaluation: Path, classifier: Classifier) -> Budget:
     from edgecls.export.recover import Budget
     from edgecls.runtime import ImageSet
 
-    return Budget(max_drop_pp_from_text(max_drop), ImageSet.from_folder(evaluation, classifier.labels))
+    return Budget(max_drop, ImageSet.from_folder(evaluation, classifier.labels))
 
 
 def _tell(console: Console, result: ExportResult) -> None:

@@ -182,6 +182,6 @@ def test_the_verdict_of_a_budget_is_the_exit_code(asked, monkeypatch, capsys, ve
     asked["recovery"] = Recovery(None, ("blocks.3",), certificate, (), ())
     arguments = "export net --target openvino --int8 --calibration pictures --max-drop 4pp --eval pictures"
     assert cli.main(arguments.split()) == code
-    assert asked["export"]["budget"].max_drop_pp == 4.0
+    assert str(asked["export"]["budget"].max_drop) == "4pp"
     assert f"{verdict}: drop +1.00 pp on 100 pictures, below 3.40 pp" in (said := capsys.readouterr().out)
     assert "blocks.3 in float" in said

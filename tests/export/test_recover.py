@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgecls.bench.gate_result import Margin
 from edgecls.calibration.plan import QuantPlan
-from edgecls.export import recover as module
 from edgecls.export.recover import Budget, recover, refuse_shared
 from edgecls.export.sensitivity import REASON, blocks_of, with_floats, with_sensitivity
 from edgecls.export.trials import Trial
@@ -48,7 +48,7 @@ class Fake:
         self.seen.append(frozenset(plan.float_nodes))
         wrong = self.wrong(plan)
         ratio = 0.5 + self.cost * len(plan.float_nodes)
-        return Trial(n=1000, b=wrong, c=0, flips=wrong, kl=wrong / 1000, ratio=ratio, ms=ratio * 10)
+        return Trial(n=1000, right=1000, b=wrong, c=0, flips=wrong, kl=wrong / 1000, ratio=ratio, ms=ratio * 10)
 
     def answers(self, plan, pictures):
         self.judged.append(frozenset(plan.float_nodes))
@@ -60,11 +60,11 @@ class Fake:
 
 @pytest.fixture
 def climb(monkeypatch):
-    def run(trials, max_drop_pp):
+    def run(trials, max_drop, unit="pp"):
         monkeypatch.setattr(
             "edgecls.export.sensitivity.blocks_of", lambda graph: {name: [f"{name}.conv"] for name in trials.lost}
         )
-        return recover(None, PLAN, trials, "onnxruntime", Budget(max_drop_pp, images()), SilentProgress())
+        return recover(None, PLAN, trials, "onnxruntime", Budget(Margin(max_drop, unit), images()), SilentProgress())
 
     return run
 
@@ -77,6 +77,12 @@ def test_a_plan_within_the_budget_stays_as_it_is(climb):
     assert done.plan == PLAN
     assert len(trials.judged) == 1
     assert trials.judged[0] == frozenset()
+
+
+def test_a_relative_budget_is_a_share_of_what_the_float_graph_gets_right(climb):
+    trials = Fake({"bad": 30})
+    assert climb(trials, 4.0, "%rel").floats == ()  # its accuracy is 1
+    assert climb(trials, 2.0, "%rel").floats == ("bad",)
 
 
 def test_the_guilty_blocks_and_no_others_stay_in_float(climb):
@@ -133,25 +139,24 @@ def test_it_stops_where_integers_are_no_longer_faster(climb):
 
 def test_too_few_pictures_are_inconclusive(climb, monkeypatch):
     trials = Fake({"a": 0, "b": 8})
-    monkeypatch.setattr(module, "Budget", Budget)
     monkeypatch.setattr("edgecls.export.sensitivity.blocks_of", lambda graph: {"a": ["a.conv"], "b": ["b.conv"]})
     trials.cost = 1.0
-    done = recover(None, PLAN, trials, "x", Budget(1.0, images(200)), SilentProgress())
+    done = recover(None, PLAN, trials, "x", Budget(Margin(1.0), images(200)), SilentProgress())
     assert done.certificate.verdict == "inconclusive"
     assert done.certificate.images_needed > 200
 
 
 def test_pictures_that_shaped_the_plan_are_refused():
     with pytest.raises(InputError, match="2 of the 5 pictures of --eval are in the calibration folder"):
-        refuse_shared(Budget(1.0, images(5)), PLAN, images(2))
+        refuse_shared(Budget(Margin(1.0), images(5)), PLAN, images(2))
     calibrated = msgspec.structs.replace(
         PLAN, calibration=CalibrationRecord(sha256="0" * 64, seed=0, images=("b" + "0" * 63,))
     )
     with pytest.raises(InputError, match="1 of the 5"):
-        refuse_shared(Budget(1.0, images(5)), calibrated, images(3, first="c"))
+        refuse_shared(Budget(Margin(1.0), images(5)), calibrated, images(3, first="c"))
     flat = ImageSet("/nowhere", (ImageFile("1.png", "d" * 64, None, None),))
     with pytest.raises(InputError, match="no class folders"):
-        refuse_shared(Budget(1.0, flat), PLAN, images(3, first="c"))
+        refuse_shared(Budget(Margin(1.0), flat), PLAN, images(3, first="c"))
 
 
 def test_blocks_are_modules_of_a_few_weighted_operations(small):

@@ -27,7 +27,7 @@ def opened_trials(small, pictures, tmp_path):
 
 
 def trial(**changes):
-    return Trial(**{"n": 32, "b": 1, "c": 2, "flips": 3, "kl": 0.1, "ratio": None, "ms": None, **changes})
+    return Trial(**{"n": 32, "right": 20, "b": 1, "c": 2, "flips": 3, "kl": 0.1, "ratio": None, "ms": None, **changes})
 
 
 def test_a_good_plan_hardly_leaves_the_float_graph(small, opened_trials):
