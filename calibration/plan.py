@@ -32,6 +32,10 @@ _FLAT = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
 _GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 """Operations whose values are shares: what calibration saw of 0..1 is chance."""
 
+_CLEARLY = 0.9
+"""What another method's error must be of that of `mse` for `auto` to prefer it: `mse` is never bad, and the error of one
+tensor's readers is not yet that of the answers."""
+
 RangeChoice = Literal["auto", "minmax", "percentile", "mse", "entropy"]
 """How ranges are chosen; `auto` takes for each tensor the method that hurts its readers least."""
 
@@ -177,7 +181,11 @@ def make_plan(
     histograms: Mapping[str, Histogram],
     calibration: CalibrationRecord,
     *,
-    ranges: RangeChoice = "mse",
+    ranges: _CLEARLY = 0.9
+"""What another method's error must be of that of `mse` for `auto` to prefer it: `mse` is never bad, and the error of one
+tensor's readers is not yet that of the answers."""
+
+RangeChoice = "mse",
     weights: Granularity = "per-channel",
     crops: Batches | None = None,
     advance: Advance = lambda steps: None,
@@ -215,8 +223,8 @@ def make_plan(
     for name, candidates in proposed.items():
         pairs = list(zip(candidates.items(), grids[name], strict=True))
         error = errors.get(name, {})
-        by, candidate = min(pairs, key=lambda pair: error.get(pair[1][0], 0.0))[0]
-        symmetric_by, symmetric = min(pairs, key=lambda pair: error.get(pair[1][1], 0.0))[0]
+        by, candidate = min(pairs, key=lambda pair: _handicap(pair[0][0]) * error.get(pair[1][0], 0.0))[0]
+        symmetric_by, symmetric = min(pairs, key=lambda pair: _handicap(pair[0][0]) * error.get(pair[1][1], 0.0))[0]
         tensors[name] = TensorRange(
             minimum=histograms[name].minimum,
             maximum=histograms[name].maximum,
@@ -236,6 +244,10 @@ def make_plan(
         weights=bounds,
         float_nodes={},
     )
+
+
+def _handicap(method: str) -> float:
+    return _CLEARLY if method == "mse" else 1.0
 
 
 def activations(model: ir.Model) -> list[ir.Value]:

@@ -29,8 +29,8 @@ from edgecls.runtime.session import Session
 _LOOK = 16
 """Pictures that choose among ranges and strengths: every one of them shows a tensor thousands of values."""
 
-_HALF = 64
-"""At most so many pictures teach biases, and as many others judge what a correction gained."""
+_LEARN, _JUDGE = 32, 64
+"""Pictures at most that teach biases, and others that judge what a correction gained."""
 
 _BATCH = 8
 
@@ -50,12 +50,12 @@ class _Maker:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        whole = np.concatenate(list(crops(self.drawn.take(2 * _HALF), self.preprocess)))
+        whole = np.concatenate(list(crops(self.drawn.take(_LEARN + _JUDGE), self.preprocess)))
         # They come class after class, and every part shall see all classes.
         whole = whole[np.random.default_rng(0).permutation(len(whole))]
-        half = len(whole) // 2
+        learned = min(_LEARN, len(whole) // 2)
         self.look = batches_of([whole[:_LOOK]], _BATCH)
-        self.learn, self.judge = batches_of([whole[:half]], _BATCH), batches_of([whole[half:]], _BATCH)
+        self.learn, self.judge = batches_of([whole[:learned]], _BATCH), batches_of([whole[learned:]], _BATCH)
         self.expected = np.concatenate([run_onnx(self.graph.proto, batch) for batch in self.judge])
 
     def plan(self, scales: dict[str, tuple[float, ...]]) -> QuantPlan:
