@@ -33,8 +33,8 @@ _GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 """Operations whose values are shares: what calibration saw of 0..1 is chance."""
 
 _CLEARLY = 0.9
-"""What another method's error must be of that of `mse` for `auto` to prefer it: `mse` is never bad, and the error of one
-tensor's readers is not yet that of the answers."""
+"""Below this part of the error of `mse`, `auto` prefers another method: `mse` is never bad, and what hurts the readers of
+one tensor is not yet what hurts the answers."""
 
 RangeChoice = Literal["auto", "minmax", "percentile", "mse", "entropy"]
 """How ranges are chosen; `auto` takes for each tensor the method that hurts its readers least."""
@@ -181,11 +181,7 @@ def make_plan(
     histograms: Mapping[str, Histogram],
     calibration: CalibrationRecord,
     *,
-    ranges: _CLEARLY = 0.9
-"""What another method's error must be of that of `mse` for `auto` to prefer it: `mse` is never bad, and the error of one
-tensor's readers is not yet that of the answers."""
-
-RangeChoice = "mse",
+    ranges: RangeChoice = "mse",
     weights: Granularity = "per-channel",
     crops: Batches | None = None,
     advance: Advance = lambda steps: None,
