@@ -33,8 +33,8 @@ _GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 """Operations whose values are shares: what calibration saw of 0..1 is chance."""
 
 _CLEARLY = 0.9
-"""Below this part of the error of `mse`, `auto` prefers another method: `mse` is never bad, and what hurts the readers of
-one tensor is not yet what hurts the answers."""
+"""Below this part of the error of `mse`, `auto` prefers another method: `mse` is never bad, and what hurts a tensor's
+readers is not yet what hurts the answers."""
 
 RangeChoice = Literal["auto", "minmax", "percentile", "mse", "entropy"]
 """How ranges are chosen; `auto` takes for each tensor the method that hurts its readers least."""
