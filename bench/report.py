@@ -253,6 +253,11 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     samples: str
     """Name of the file beside the report that holds every sample."""
+    rss_peak_bytes: int | None = None
+    """Peak resident memory (VmHWM) of a process that runs nothing but this bundle, decoding included; largest over
+    launches. Null where the system does not tell."""
+    cold_start_ms: float | None = None
+    """From the start of the process to the first answer, median over launches, the files in the system's cache."""
 
 
 class ColdStart(msgspec.Struct, frozen=True, kw_only=True):
