@@ -73,6 +73,21 @@ def rgb(value: str | Rgb) -> Rgb:
     return numbers[0], numbers[1], numbers[2]
 
 
+def cpu_numbers(value: str | tuple[int, ...]) -> tuple[int, ...]:
+    """`2,3`, or `0-3`."""
+    if not isinstance(value, str):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise click.BadParameter(f"{value!r} is no list of CPUs such as 2,3 or 0-3.")
+        numbers += range(int(first), int(last or first) + 1)
+    if len(set(numbers)) < len(numbers) or not numbers:
+        raise click.BadParameter(f"{value!r} is no list of distinct CPUs such as 2,3 or 0-3.")
+    return tuple(numbers)
+
+
 def percentage_points(value: str | float) -> float:
     """`0.5pp`; the unit is required because one percent of the accuracy would be something else."""
     if isinstance(value, float):

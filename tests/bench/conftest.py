@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecls.bench.conditions import Conditions, Snapshot
+from edgecls.bench.device import Device
 from edgecls.bench.report import (
     Accuracy,
     ArtifactRecord,
-    Conditions,
     Dataset,
-    Device,
     Latency,
     LaunchLatency,
     PreprocessRecord,
     Reference,
     Report,
     Run,
-    Snapshot,
     Tool,
 )
 from edgecls.runtime.engines import EngineInfo
