@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -44,17 +43,6 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
     mj_per_inference: float
 
 
-class Meter(Protocol):
-    """Measures what its scope draws."""
-
-    source: str
-    scope: str
-
-    def measure(self) -> contextlib.AbstractContextManager[Reading]:
-        """Measures while the block runs; the reading is complete after it."""
-        ...
-
-
 @dataclass
 class Reading:
     """What a meter measured."""
@@ -72,7 +60,7 @@ class RaplMeter:
     """
 
     zones: Sequence[Path]
-    source: str = field(default="RAPL", init=False)
+    source = "RAPL"
 
     @property
     def scope(self) -> str:
@@ -107,7 +95,7 @@ class RailMeter:
     chip: Path
     channel: int
     label: str
-    source: str = field(default="INA3221", init=False)
+    source = "INA3221"
 
     @property
     def scope(self) -> str:
@@ -149,6 +137,9 @@ class RailMeter:
         return millivolts * milliamperes / 1e6
 
 
+Meter = RaplMeter | RailMeter
+
+
 def find_meter(root: Path = Path("/")) -> Meter | str:
     """The meter of this machine, or why there is none that this process may read."""
     zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
@@ -159,10 +150,11 @@ def find_meter(root: Path = Path("/")) -> Meter | str:
         return "the energy counters (RAPL) can be read by root alone: run as root to have the energy"
     rails = []
     for label in sorted((root / "sys/class/hwmon").glob("hwmon*/in*_label")):
-        if read_text(label.parent / "name") == "ina3221":
+        channel = label.name[2 : -len("_label")]
+        if read_text(label.parent / "name") == "ina3221" and (label.parent / f"curr{channel}_input").exists():
             rails.append(read_text(label) or "?")
             if rails[-1] in _INPUT_RAILS:
-                return RailMeter(label.parent, int(label.name[2 : -len("_label")]), rails[-1])
+                return RailMeter(label.parent, int(channel), rails[-1])
     if rails:
         return f"the power monitor has no rail for the whole module, only {', '.join(rails)}"
     return "this machine has no power meter that edgecls can read (RAPL, or the INA3221 of a Jetson)"

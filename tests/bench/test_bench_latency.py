@@ -3,18 +3,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from edgecls.bench.latency import (
+    PROFILES,
     LaunchTrace,
     Trace,
     Variant,
     cold_start,
     peak_memory,
-    percentile,
     summarise_latency,
     time_variants,
     write_samples,
@@ -94,6 +96,8 @@ def test_variants_are_timed_in_turns_and_stages_on_real_files(tmp_path: Path, pi
     assert any("smoke" in warning for warning in second.warnings)
 
     write_samples(traces, tmp_path / "s.npz")
+    with zipfile.ZipFile(tmp_path / "s.npz") as archive:
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_DEFLATED}
     with np.load(tmp_path / "s.npz", allow_pickle=False) as saved:
         assert len(saved["run1_launch1_ns"]) == second.launches[1].n == len(saved["run1_launch1_round"])
         assert set(saved["run1_launch1_round"]) == {0, 1, 2, 3}
@@ -195,10 +199,32 @@ def test_a_single_launch_has_no_interval() -> None:
     assert latency.ratio == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("share", "floor"), [(0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)])
-def test_percentiles_need_their_sample(share: float, floor: int) -> None:
-    assert percentile(np.arange(floor - 1, dtype=np.float64), share) is None
-    assert percentile(np.arange(floor, dtype=np.float64), share) == pytest.approx(share * (floor - 1))
+def test_a_launch_that_gets_slower_is_told_where_it_is_long() -> None:
+    long = msgspec.structs.replace(SHORT, name="sustained", timed_s=600)
+    tiring, steady = drifting_trace(1.0, rounds=20), drifting_trace(1.0, rounds=20)
+    for launch in steady.launches:
+        launch.slices = [launch.slices[0]] * 20
+    for trace, profile, expected in ((tiring, long, 1), (tiring, SHORT, 0), (steady, long, 0)):
+        latency = summarise_latency(trace, None, profile=profile, threads=1, cpus=None, samples="s.npz")
+        assert latency is not None
+        told = [text for text in latency.warnings if "from the first to the last tenth" in text]
+        assert len(told) == expected
+
+
+def test_cold_start_and_peak_memory_stand_with_the_latency() -> None:
+    trace = drifting_trace(1.0)
+    for number, launch in enumerate(trace.launches):
+        launch.inference_peak_rss_bytes, launch.peak_rss_bytes = 5, 10 + number
+    latency = summary(trace, None)
+    assert latency is not None
+    assert (latency.cold_start_ms, latency.rss_peak_bytes) == (6.0 + 1 + 2 + 3, 12)
+
+
+def test_the_profiles_are_what_they_promise() -> None:
+    quick, standard, sustained = (PROFILES[name] for name in ("quick", "standard", "sustained"))
+    assert (quick.launches, quick.timed_s) == (3, 5)
+    assert (standard.launches, standard.timed_s, standard.warm_up_s) == (5, 20, 2)
+    assert (sustained.launches, sustained.timed_s, sustained.warm_up_s) == (1, 600, 2)
 
 
 def test_the_worker_starts_with_the_standard_library_alone_and_never_imports_torch(tmp_path: Path) -> None:
