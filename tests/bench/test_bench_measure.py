@@ -8,12 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import boards
 import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-import boards
 
 from edgecls.bench import measure as measure_module
 from edgecls.bench import subject as subject_module
