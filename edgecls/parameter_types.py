@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,12 +80,11 @@ def cpu_numbers(value: str | tuple[int, ...]) -> tuple[int, ...]:
         return value
     numbers: list[int] = []
     for part in value.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            raise click.BadParameter(f"{value!r} is no list of CPUs such as 2,3 or 0-3.")
-        numbers += range(int(first), int(last or first) + 1)
-    if len(set(numbers)) < len(numbers) or not numbers:
-        raise click.BadParameter(f"{value!r} is no list of distinct CPUs such as 2,3 or 0-3.")
+        ends = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        span = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else ()
+        if not span or set(span) & set(numbers):
+            raise click.BadParameter(f"{value!r} is no list of distinct CPUs such as 2,3 or 0-3.")
+        numbers += span
     return tuple(numbers)
 
 
