@@ -18,6 +18,8 @@ from edgecls.bench.system import ask_tool, read_numbers, read_text
 PERIOD_S = 0.5
 """Shortest time between two looks at the machine."""
 
+_GPUS = ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-0")
+"""Names of a Jetson's GPU: from JetPack 6 on, Orin and Xavier before it, Thor."""
 _PI_LIMITS = ("under-voltage", "CPU frequency capped", "throttled", "soft temperature limit")
 """Bits 0 to 3 of `vcgencmd get_throttled`; bits 16 to 19 are the same since boot."""
 
@@ -75,7 +77,7 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
     cpus, thermal = root / "sys/devices/system/cpu", root / "sys/class/thermal"
     governors = {read_text(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {None}
     temperatures = read_numbers(thermal.glob("thermal_zone*/temp"))
-    gpu = read_numbers((root / "sys/class/devfreq").glob("*.gpu/cur_freq"))
+    gpu = read_numbers(path for name in _GPUS for path in (root / "sys/class/devfreq").glob(f"{name}/cur_freq"))
     mode = re.search(r"NV Power Mode: *(\S+)", ask_tool(root, "nvpmodel", "-q") or "")
     flags, since_boot = _throttle_flags(root)
     throttles = read_numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
