@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import boards
-import numpy as np
 import pytest
+from fake_variants import FAKE_WORKER, variant
 
 from edgecls.bench.energy import Energy, RailMeter, RaplMeter, find_meter, measure_energy
-from edgecls.bench.latency_process import Variant
 
-FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_latency_worker.py")))
 RANGE_UJ = 262143999938
 """Of an i7-4770S: github.com/intel/thermal_daemon/issues/45."""
 
@@ -28,12 +25,6 @@ def packages(tmp_path: Path) -> Path:
 
 def set_counter(root: Path, zone: str, microjoules: int) -> None:
     boards.write(root, f"sys/class/powercap/{zone}/energy_uj", f"{microjoules}\n")
-
-
-def variant(folder: Path, name: str, *words: str) -> Variant:
-    path = folder / f"{name}.edgecls"
-    path.write_text(" ".join([name, *words]))
-    return Variant(name, path, name, np.zeros((3, 16, 16, 3), np.uint8))
 
 
 def test_packages_are_added_without_their_parts_and_overflow_once(packages: Path) -> None:

@@ -9,35 +9,28 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from fake_variants import FAKE_WORKER, variant
 
 from edgecls.bench.latency import (
     PROFILES,
     LaunchTrace,
     Trace,
-    Variant,
     cold_start,
     peak_memory,
     summarise_latency,
     time_variants,
     write_samples,
 )
-from edgecls.bench.latency_process import Loaded, Slice, WarmUp, WorkerProcess
+from edgecls.bench.latency_process import Loaded, Slice, Variant, WarmUp, WorkerProcess
 from edgecls.bench.report import Latency, Profile
 from edgecls.runtime.errors import EngineError
 
-FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_latency_worker.py")))
 READY = """print('{"ready": true}', flush=True); """
 SHORT = Profile(name="smoke", launches=2, timed_s=0.2, slice_s=0.05, warm_up_s=0.01, settle_s=0.3, stages_s=0.02)
 
 
 def script(body: str) -> tuple[str, str, str]:
     return sys.executable, "-c", f"import os, sys, time; {body}"
-
-
-def variant(folder: Path, name: str, *words: str) -> Variant:
-    path = folder / f"{name}.edgecls"
-    path.write_text(" ".join([name, *words]))
-    return Variant(name, path, name, np.zeros((3, 16, 16, 3), np.uint8))
 
 
 def timed(variants: list[Variant], pictures: list[Path]) -> tuple[Trace, ...]:

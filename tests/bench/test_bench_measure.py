@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import boards
 import msgspec
 import numpy as np
 import pytest
+from fake_variants import FAKE_WORKER
 from numpy.typing import NDArray
 
 from edgecls.bench import measure as measure_module
@@ -414,9 +414,8 @@ def test_pixels_are_made_once_for_all_bundles_that_see_the_same(
 
 def timed_by_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """No real engine, and no meter that this machine may have."""
-    command = (sys.executable, str(Path(__file__).with_name("fake_latency_worker.py")))
     for function in (time_variants, measure_throughput, measure_energy):
-        monkeypatch.setattr(measure_module, function.__name__, functools.partial(function, command=command))
+        monkeypatch.setattr(measure_module, function.__name__, functools.partial(function, command=FAKE_WORKER))
     monkeypatch.setattr(measure_module, "find_meter", lambda: "no meter here")
 
 
@@ -483,20 +482,12 @@ def test_a_board_that_was_throttled_meanwhile_makes_the_report_invalid(
     timed_by_fakes(monkeypatch)
     root = boards.lay_out("raspberry-pi-5", tmp_path / "board")
     monkeypatch.setattr(measure_module, "Watcher", lambda period_s: Watcher(root, 0.0))
-    monkeypatch.setattr(
-        measure_module,
-        "time_variants",
-        lambda *arguments, advance, **options: (
-            boards.set_tool(root, "vcgencmd get_throttled", "throttled=0x80008"),
-            advance(1),
-            time_variants(
-                *arguments,
-                advance=advance,
-                **options,
-                command=(sys.executable, str(Path(__file__).with_name("fake_latency_worker.py"))),
-            ),
-        )[-1],
-    )
+
+    def time_while_it_gets_hot(*arguments: Any, **options: Any) -> Any:
+        boards.set_tool(root, "vcgencmd get_throttled", "throttled=0x80008")
+        return time_variants(*arguments, **options, command=FAKE_WORKER)
+
+    monkeypatch.setattr(measure_module, "time_variants", time_while_it_gets_hot)
     names = [put_file(bundles, tmp_path, "net")]
     report = measure(names, picture_folder, profile=SHORT, accuracy=False, threads=1, output=tmp_path / "r.json")
     assert not report.valid

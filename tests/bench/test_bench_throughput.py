@@ -1,21 +1,11 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from fake_variants import FAKE_WORKER, variant
 
-from edgecls.bench.latency_process import Variant
 from edgecls.bench.throughput import BATCHES, measure_throughput, thread_counts, throughput_steps
-
-FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_latency_worker.py")))
-
-
-def variant(folder: Path, name: str, *words: str) -> Variant:
-    path = folder / f"{name}.edgecls"
-    path.write_text(" ".join([name, *words]))
-    return Variant(name, path, name, np.zeros((3, 16, 16, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
