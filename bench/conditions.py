@@ -212,7 +212,7 @@ def _warnings(states: Sequence[Snapshot], cores_usable: int) -> tuple[str, ...]:
     if before.load_average is not None and before.load_average > 0.5 * cores_usable:
         warnings.append(
             f"the machine was busy when the measurement began (load {before.load_average:.1f} on {cores_usable} CPUs): "
-            "ratios hold, milliseconds may not"
+            "milliseconds may be too long and ratios too near to 1"
         )
     slow = sorted(set(before.governors or ()) - {"performance"})
     if slow:

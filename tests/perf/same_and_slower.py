@@ -5,7 +5,8 @@
 measures three bundles in one run of `edgecls bench`: a stack of ten equal convolutions, the same graph under another
 digest, and a copy with an eleventh convolution, which costs what each of the ten does, so that its ratio should be a
 little below 1.10. The interval of the twin's ratio should contain 1 (in 19 of 20 repeats), and the gate should fail the
-slower copy. The exit code is 1 if a repeat shows otherwise; one of twenty may.
+slower copy. The exit code is 1 if a repeat shows otherwise; one of twenty may. Processes that wait for a CPU wait
+equally long for either copy: on a machine with four times as many busy processes as CPUs the ratio came out as 1.05.
 """
 
 from __future__ import annotations
