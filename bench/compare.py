@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecls.bench.device import Device
 from edgecls.bench.measured import Measured
-from edgecls.bench.report import Device, Interval, Latency, Report, Run
+from edgecls.bench.report import Interval, Latency, Report, Run
 from edgecls.bench.statistics import confidence_interval, student_t_quantile
 from edgecls.runtime.bundle import Precision
 
@@ -31,7 +32,7 @@ class ComparabilityKey(msgspec.Struct, frozen=True, kw_only=True):
     """Name, version and execution provider."""
     threads: int
     power_mode: str | None
-    """Frequency governors before the measurement; null where the system does not tell."""
+    """A Jetson's power mode and the frequency governors before the measurement; null where the system does not tell."""
     input_shape: str
     """`1 × 224 × 224 × 3`."""
     profile: str | None
@@ -172,13 +173,13 @@ def _judged(measured: Measured) -> Judged:
 
 
 def _key(report: Report, run: Run) -> ComparabilityKey:
-    profile, governors = report.tool.profile, report.conditions.before.governors
+    profile, state = report.tool.profile, report.conditions.before
     side, batch = run.preprocess.settings.crop_px, run.latency.batch if run.latency else 1
     return ComparabilityKey(
         device=device_text(report.device),
         engine=f"{run.engine.name} {run.engine.version}, {run.engine.provider_used}",
         threads=run.engine.threads,
-        power_mode=", ".join(governors) if governors else None,
+        power_mode=", ".join(filter(None, [state.power_mode, *(state.governors or ())])) or None,
         input_shape=f"{batch} × {side} × {side} × 3",
         profile=f"{profile.name}, {profile.launches} × {profile.timed_s:g} s" if profile else None,
     )

@@ -1,4 +1,4 @@
-"""What machine this is and what state it is in, from what Linux tells under /proc and /sys.
+"""What machine this is, from what Linux tells under /proc, /sys and /etc.
 
 Nothing that tells one specimen from another is read: no host name, serial number or address. What a system does not
 tell is None.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from edgecls.bench.report import Conditions, Device, Snapshot
-from edgecls.runtime.cpu import cpu_count, cpu_flags, cpu_isa
+import msgspec
+
+from edgecls.bench.system import read_numbers, read_text
+from edgecls.runtime.cpu import Isa, cpu_count, cpu_isa
+from edgecls.runtime.errors import InputError
 
 _ARM_PARTS = {
     "0xd03": "Cortex-A53",
@@ -34,60 +37,50 @@ _ARM_PARTS = {
 """Part numbers of implementer 0x41 (Arm) in /proc/cpuinfo."""
 
 
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine, without anything that tells one specimen from another (host name, serial number, address)."""
+
+    kind: str = msgspec.field(name="class")
+    """`raspberry-pi`, `jetson`, `pc`, `virtual-machine`, `arm-board` or `other`."""
+    model: str | None
+    """Board or product: `Raspberry Pi 5 Model B Rev 1.0`."""
+    soc: str | None
+    """System on chip, from the device tree: `brcm,bcm2712`."""
+    cpu: str | None
+    """`Cortex-A76`, `Intel(R) Core(TM) i5-1240P`."""
+    architecture: str
+    """`x86_64`, `aarch64`."""
+    isa: Isa | None
+    """The instruction set that decides which INT8 graphs are exact and fast here."""
+    cores: int | None
+    """Logical CPUs of the machine."""
+    cores_usable: int
+    """Those that this process may use."""
+    ram_bytes: int | None
+    os: str
+    """With the board support on a Jetson: `Ubuntu 22.04.5 LTS, L4T R36.5.0`."""
+    kernel: str
+
+
 def device(root: Path = Path("/")) -> Device:
-    """Describes this machine; `root` is where /proc and /sys are looked for."""
+    """Describes this machine; files are looked for below `root`, while architecture and ISA are this process's."""
     tree = root / "proc/device-tree"
-    model = _read(tree / "model") or _read(root / "sys/class/dmi/id/product_name")
-    compatible = _read(tree / "compatible")
+    board = read_text(tree / "model")
+    compatible = read_text(tree / "compatible")
+    cpu = _cpu_fields(root)
+    present = read_text(root / "sys/devices/system/cpu/present")
     return Device(
-        kind=_kind(model or ""),
-        model=model,
+        kind=_kind(board or "", cpu),
+        model=board or read_text(root / "sys/class/dmi/id/product_name"),
         soc=compatible.split("\0")[-1] if compatible else None,
-        cpu=_cpu_name(root),
+        cpu=_cpu_name(cpu),
         architecture=platform.machine(),
         isa=cpu_isa(),
-        cores=os.cpu_count(),
+        cores=len(_cpu_list(present)) if present else os.cpu_count(),
         cores_usable=cpu_count(),
         ram_bytes=_ram_bytes(root),
-        os=_os_name(),
-        kernel=platform.release(),
-    )
-
-
-def snapshot(root: Path = Path("/")) -> Snapshot:
-    """The state of this machine now; `root` is where /sys is looked for."""
-    cpus = root / "sys/devices/system/cpu"
-    frequencies = _numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
-    governors = {_read(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {None}
-    temperatures = _numbers((root / "sys/class/thermal").glob("thermal_zone*/temp"))
-    throttles = _numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
-    return Snapshot(
-        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        governors=tuple(sorted(name for name in governors if name)) or None,
-        frequency_mhz=(min(frequencies) / 1000, max(frequencies) / 1000) if frequencies else None,
-        temperature_c=max(temperatures) / 1000 if temperatures else None,
-        throttle_events=int(sum(throttles)) if throttles else None,
-    )
-
-
-def conditions(before: Snapshot, after: Snapshot, cores_usable: int) -> Conditions:
-    """Both states and what they cast doubt on."""
-    warnings = []
-    if before.load_average is not None and before.load_average > 0.5 * cores_usable:
-        warnings.append(
-            f"the machine was busy when the measurement began (load {before.load_average:.1f} on {cores_usable} CPUs): "
-            "ratios hold, milliseconds may not"
-        )
-    slow = sorted(set(before.governors or ()) - {"performance"})
-    if slow:
-        warnings.append(f"the frequency governor is {', '.join(slow)}: clocks may have changed while timing")
-    return Conditions(before=before, after=after, warnings=tuple(warnings))
-
-
-def throttled(before: Snapshot, after: Snapshot) -> bool:
-    """Whether CPUs were slowed for heat between the two moments, as far as the system tells."""
-    return (
-        None not in (before.throttle_events, after.throttle_events) and before.throttle_events != after.throttle_events
+        os=_os_name(root),
+        kernel=read_text(root / "proc/sys/kernel/osrelease") or platform.release(),
     )
 
 
@@ -104,43 +97,64 @@ def pick_cpus(count: int, root: Path = Path("/")) -> tuple[int, ...] | None:
     cpus = root / "sys/devices/system/cpu"
 
     def preference(cpu: int) -> tuple[int, float, int]:
-        siblings = _cpu_list(_read(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu))
-        strength = _numbers([cpus / f"cpu{cpu}/cpu_capacity", cpus / f"cpu{cpu}/cpufreq/cpuinfo_max_freq"])
+        siblings = _cpu_list(read_text(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu))
+        strength = read_numbers([cpus / f"cpu{cpu}/cpu_capacity", cpus / f"cpu{cpu}/cpufreq/cpuinfo_max_freq"])
         return sum(sibling < cpu for sibling in siblings), -next(iter(strength), 0.0), -cpu
 
     return tuple(sorted(sorted(os.sched_getaffinity(0), key=preference)[:count]))
 
 
-def _kind(model: str) -> str:
-    if "Raspberry Pi" in model:
+def refuse_absent_cpus(cpus: Sequence[int]) -> None:
+    """Refuses CPUs that this process cannot be pinned to.
+
+    Raises:
+        InputError: There are none, this process may not use one of them, or the system cannot pin; name others.
+    """
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    absent = sorted(set(cpus) - usable)
+    if absent or not cpus:
+        raise InputError(
+            f"this process cannot be pinned to CPU {', '.join(map(str, absent)) or 'none'}: "
+            f"choose from {', '.join(map(str, sorted(usable))) or 'none: this system does not pin'}"
+        )
+
+
+def _kind(board: str, cpu: dict[str, str]) -> str:
+    if "Raspberry Pi" in board:
         return "raspberry-pi"
-    if "Jetson" in model or "NVIDIA" in model:
+    if "Jetson" in board or "NVIDIA" in board:
         return "jetson"
-    if "hypervisor" in cpu_flags():
+    if "hypervisor" in cpu.get("flags", "").split():
         return "virtual-machine"
     return {"arm64": "arm-board", None: "other"}.get(cpu_isa(), "pc")
 
 
-def _cpu_name(root: Path) -> str | None:
-    text = _read(root / "proc/cpuinfo") or ""
-    fields: dict[str, str] = dict(re.findall(r"^([^\t:\n]+?)\s*: (.*)$", text, re.MULTILINE))
-    if "model name" in fields:
-        return fields["model name"].strip()
-    if fields.get("CPU implementer") == "0x41" and "CPU part" in fields:
-        return _ARM_PARTS.get(fields["CPU part"], f"Arm part {fields['CPU part']}")
+def _cpu_fields(root: Path) -> dict[str, str]:
+    """Fields of the last CPU in /proc/cpuinfo."""
+    text = read_text(root / "proc/cpuinfo") or ""
+    return {key: value.strip() for key, value in re.findall(r"^([^\t:\n]+?)\s*: (.*)$", text, re.MULTILINE)}
+
+
+def _cpu_name(cpu: dict[str, str]) -> str | None:
+    if "model name" in cpu:
+        return cpu["model name"]
+    if cpu.get("CPU implementer") == "0x41" and "CPU part" in cpu:
+        return _ARM_PARTS.get(cpu["CPU part"], f"Arm part {cpu['CPU part']}")
     return platform.processor() or None
 
 
 def _ram_bytes(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo") or "", re.MULTILINE)
+    match = re.search(r"^MemTotal:\s+(\d+) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 
-def _os_name() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except OSError:
+def _os_name(root: Path) -> str:
+    release = read_text(root / "etc/os-release") or read_text(root / "usr/lib/os-release") or ""
+    name = re.search(r"^PRETTY_NAME=[\"']?(.*?)[\"']?$", release, re.MULTILINE)
+    l4t = re.match(r"# (R\d+) \(release\), REVISION: ([\d.]+)", read_text(root / "etc/nv_tegra_release") or "")
+    if name is None:
         return f"{platform.system()} {platform.mac_ver()[0] or platform.release()}"
+    return f"{name[1]}, L4T {l4t[1]}.{l4t[2]}" if l4t else name[1]
 
 
 def _cpu_list(text: str) -> set[int]:
@@ -150,19 +164,3 @@ def _cpu_list(text: str) -> set[int]:
         first, _, last = part.partition("-")
         cpus.update(range(int(first), int(last or first) + 1))
     return cpus
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_bytes().decode("utf-8", "replace").strip("\0 \n") or None
-    except OSError:
-        return None
-
-
-def _numbers(paths: Iterable[Path]) -> list[float]:
-    numbers = []
-    for path in paths:
-        text = _read(path)
-        if text and re.fullmatch(r"-?\d+", text):
-            numbers.append(float(text))
-    return numbers

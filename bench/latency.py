@@ -8,7 +8,6 @@ interval is taken over launches.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,11 +22,14 @@ from edgecls.bench.latency_process import (
     PeakMemory,
     Slice,
     StageSlice,
+    Variant,
     WarmUp,
     WorkerProcess,
+    load_variant,
 )
 from edgecls.bench.report import ColdStart, Interval, Latency, LaunchLatency, Memory, Profile, Stages
-from edgecls.bench.statistics import mean_interval
+from edgecls.bench.scratch import scratch_folder
+from edgecls.bench.statistics import early_stopping_percentile, mean_interval
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.errors import EngineError
 from edgecls.runtime.progress import Advance
@@ -37,31 +39,23 @@ PROFILES = {
     for profile in (
         # For demonstrations and tests: the milliseconds are not fit to be quoted.
         Profile(name="smoke", launches=3, timed_s=0.5, slice_s=0.25, warm_up_s=0.1, settle_s=0.5, stages_s=0.2),
-        Profile(name="quick", launches=3, timed_s=5, slice_s=0.25, warm_up_s=1, settle_s=3, stages_s=0.5),
-        Profile(name="standard", launches=5, timed_s=20, slice_s=0.25, warm_up_s=2, settle_s=10, stages_s=2),
+        Profile(name="quick", launches=3, timed_s=5, slice_s=0.25, warm_up_s=1, settle_s=3, stages_s=0.5, apart_s=2),
+        Profile(
+            name="standard", launches=5, timed_s=20, slice_s=0.25, warm_up_s=2, settle_s=10, stages_s=2, apart_s=10
+        ),
+        # What is left of the speed when the device is hot.
+        Profile(
+            name="sustained", launches=1, timed_s=600, slice_s=0.25, warm_up_s=2, settle_s=10, stages_s=2, apart_s=10
+        ),
     )
 }
-
-PERCENTILE_FLOORS = {0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
-"""Smallest samples that support a percentile, from the early stopping of MLPerf LoadGen."""
 
 _STANDARD_WARM_UP_S = 2.0
 _NOISY_VARIATION = 0.25
 _NOISY_LAUNCHES = 0.10
-_LOAD_S = 300
-"""What loading may take: on a small board engines compile for minutes."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a process is told to time."""
-
-    name: str
-    bundle: Path
-    sha256: str
-    """Digest of the bundle."""
-    crops: NDArray[np.uint8]
-    """`uint8 [crops, crop, crop, 3]`, RGB: real pictures, preprocessed for this bundle."""
+_TIRED = 0.05
+_LASTING_S = 60.0
+"""Timed seconds of a launch from which on its beginning and its end are compared."""
 
 
 @dataclass
@@ -123,12 +117,10 @@ def time_variants(
     """
     traces = tuple(Trace() for _ in variants)
     rng = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory(prefix="edgecls-bench-") as folder:
-        for index, variant in enumerate(variants):
-            np.save(Path(folder, f"{index}.npy"), variant.crops)
+    with scratch_folder() as folder:
         for _ in range(profile.launches):
             order = [int(index) for index in rng.permutation(len(variants))]
-            launch = _Launch(variants, traces, order, Path(folder), command)
+            launch = _Launch(variants, traces, order, folder, command)
             launch.run(profile, [str(path.resolve()) for path in pictures], threads, cpus, advance)
     return traces
 
@@ -172,24 +164,9 @@ class _Launch:
                     self._traces[index].error = str(error)
 
     def _start(self, stack: ExitStack, index: int, threads: int, cpus: Sequence[int] | None) -> None:
-        variant = self._variants[index]
-        process = stack.enter_context(WorkerProcess(variant.name, self._folder, self._command))
-        loaded = process.ask(
-            Loaded,
-            "load",
-            _LOAD_S,
-            bundle=str(variant.bundle.resolve()),
-            threads=threads,
-            cpus=None if cpus is None else list(cpus),
-            crops=str(self._folder / f"{index}.npy"),
+        process, loaded = load_variant(
+            stack, self._variants[index], self._folder, threads=threads, cpus=cpus, command=self._command
         )
-        if loaded.sha256 != variant.sha256:
-            raise EngineError(f"{variant.bundle} was replaced while the measurement ran: measure again")
-        if loaded.provider_used != loaded.provider_requested:
-            raise EngineError(
-                f"the engine fell back from {loaded.provider_requested} to {loaded.provider_used}: "
-                "the measurement would not be of what was asked for"
-            )
         self._processes[index] = process
         self._traces[index].launches.append(LaunchTrace(process_ms=process.process_ms, loaded=loaded))
 
@@ -211,7 +188,7 @@ class _Launch:
 
 
 def write_samples(traces: Sequence[Trace], path: Path) -> None:
-    """Saves every sample, nanoseconds, as `.npz`.
+    """Saves every sample, nanoseconds, as compressed `.npz`.
 
     For run R and launch L: `runR_launchL_ns`, `runR_launchL_round` (the turn in which a sample was taken) and
     `runR_launchL_stages_ns` (`[passes, 4]`: decode, preprocess, model, top-k).
@@ -228,7 +205,7 @@ def write_samples(traces: Sequence[Trace], path: Path) -> None:
                 if launch.stages is not None:
                     arrays[f"{prefix}_stages_ns"] = launch.stages
     with atomic_file(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def summarise_latency(
@@ -252,6 +229,7 @@ def summarise_latency(
     launches = tuple(_launch_latency(launch, other) for launch, other in zip(trace.launches, against, strict=True))
     pooled = np.concatenate([launch.samples_ms for launch in trace.launches])
     variation = float(pooled.std() / pooled.mean())
+    memory = peak_memory(trace)
     ratio, ratio_ci95 = _ratio([launch.ratio for launch in launches if launch.ratio is not None])
     if trace is reference:
         ratio_ci95 = (1.0, 1.0)
@@ -262,24 +240,19 @@ def summarise_latency(
         n=pooled.size,
         p50_ms=float(np.median(pooled)),
         p50_ci95_ms=mean_interval([launch.p50_ms for launch in launches]),
-        p90_ms=percentile(pooled, 0.9),
-        p95_ms=percentile(pooled, 0.95),
-        p99_ms=percentile(pooled, 0.99),
-        p999_ms=percentile(pooled, 0.999),
+        p90_ms=early_stopping_percentile(pooled, 0.9),
+        p95_ms=early_stopping_percentile(pooled, 0.95),
+        p99_ms=early_stopping_percentile(pooled, 0.99),
+        p999_ms=early_stopping_percentile(pooled, 0.999),
         mean_ms=float(pooled.mean()),
         variation=variation,
         ratio=ratio,
         ratio_ci95=ratio_ci95,
         launches=launches,
         stages=_stages([launch.stages for launch in trace.launches if launch.stages is not None]),
-        warnings=_warnings(profile, launches, variation),
+        warnings=_warnings(profile, launches, variation, _slowdown(trace, profile)),
         samples=samples,
     )
-
-
-def percentile(samples: NDArray[np.float64], share: float) -> float | None:
-    """A high percentile, or None where the sample is too small to support it."""
-    return float(np.quantile(samples, share)) if samples.size >= PERCENTILE_FLOORS[share] else None
 
 
 def cold_start(trace: Trace) -> ColdStart | None:
@@ -348,7 +321,21 @@ def _stages(launches: Sequence[NDArray[np.int64]]) -> Stages | None:
     )
 
 
-def _warnings(profile: Profile, launches: Sequence[LaunchLatency], variation: float) -> tuple[str, ...]:
+def _slowdown(trace: Trace, profile: Profile) -> float:
+    """By how much the median rises from the first to the last tenth of a long launch, as a share; the worst launch."""
+    if profile.timed_s < _LASTING_S:
+        return 0.0
+    rises = []
+    for launch in trace.launches:
+        tenth = max(1, len(launch.slices) // 10)
+        first, last = (np.median(np.concatenate(part)) for part in (launch.slices[:tenth], launch.slices[-tenth:]))
+        rises.append(float(last / first) - 1)
+    return max(rises)
+
+
+def _warnings(
+    profile: Profile, launches: Sequence[LaunchLatency], variation: float, slowdown: float
+) -> tuple[str, ...]:
     warnings = []
     if profile.name == "smoke":
         warnings.append("the smoke profile is too short for its milliseconds to be quoted")
@@ -361,6 +348,8 @@ def _warnings(profile: Profile, launches: Sequence[LaunchLatency], variation: fl
         )
     if variation > _NOISY_VARIATION:
         warnings.append(f"samples vary by {variation:.0%}: something else used the CPUs")
+    if slowdown > _TIRED:
+        warnings.append(f"the median rose by {slowdown:.0%} from the first to the last tenth of the time")
     medians = [launch.p50_ms for launch in launches]
     spread = max(medians) / min(medians) - 1
     if spread > _NOISY_LAUNCHES:

@@ -11,21 +11,39 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from edgecls.runtime.errors import EngineError
 
 COMMAND = (sys.executable, "-m", "edgecls.bench.latency_worker")
 
+_LOAD_S = 300
+"""What loading may take: on a small board engines compile for minutes."""
 _ANSWER_S = 120.0
 """Longest wait for an answer, beyond what the command itself is meant to take."""
 _STDERR_TAIL_CHARS = 2000
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a process is told to time."""
+
+    name: str
+    bundle: Path
+    sha256: str
+    """Digest of the bundle."""
+    crops: NDArray[np.uint8]
+    """`uint8 [crops, crop, crop, 3]`, RGB: real pictures, preprocessed for this bundle."""
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -64,6 +82,13 @@ class StageSlice(msgspec.Struct, frozen=True):
 
     samples_ns: list[tuple[int, int, int, int]]
     """Decode, preprocess, model, top-k."""
+
+
+class Batches(msgspec.Struct, frozen=True):
+    """Answer to `run`."""
+
+    images: int
+    seconds: float
 
 
 class PeakMemory(msgspec.Struct, frozen=True):
@@ -187,6 +212,51 @@ class WorkerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(kill=error is not None)
+
+
+def load_variant(
+    stack: ExitStack,
+    variant: Variant,
+    folder: Path,
+    *,
+    threads: int,
+    cpus: Sequence[int] | None,
+    command: Sequence[str] = COMMAND,
+) -> tuple[WorkerProcess, Loaded]:
+    """Starts a fresh process that lives as long as `stack` and lets it load a variant.
+
+    Args:
+        stack: Ends the process.
+        variant: What is loaded.
+        folder: Takes the crops and the process's log.
+        threads: Threads of one inference.
+        cpus: CPUs to pin the process to, or None.
+        command: The worker's command line.
+
+    Raises:
+        EngineError: The process failed, the bundle is another one by now, or the engine fell back to another provider.
+    """
+    crops = folder / f"{variant.sha256[:32]}-{len(variant.crops)}.npy"
+    if not crops.exists():
+        np.save(crops, variant.crops)
+    process = stack.enter_context(WorkerProcess(variant.name, folder, command))
+    loaded = process.ask(
+        Loaded,
+        "load",
+        _LOAD_S,
+        bundle=str(variant.bundle.resolve()),
+        threads=threads,
+        cpus=None if cpus is None else list(cpus),
+        crops=str(crops),
+    )
+    if loaded.sha256 != variant.sha256:
+        raise EngineError(f"{variant.bundle} was replaced while the measurement ran: measure again")
+    if loaded.provider_used != loaded.provider_requested:
+        raise EngineError(
+            f"the engine fell back from {loaded.provider_requested} to {loaded.provider_used}: "
+            "the measurement would not be of what was asked for"
+        )
+    return process, loaded
 
 
 def _error_of(line: str) -> str | None:

@@ -108,6 +108,18 @@ class Worker:
                 samples.append([decoded - began, prepared - decoded, inferred - prepared, _now() - inferred])
         return {"samples_ns": samples}
 
+    def run(self, seconds: float, batch: int) -> dict[str, Any]:
+        """Infers batches for about `seconds`, after one that does not count; no single inference is timed."""
+        import numpy as np
+
+        images = np.resize(self._crops, (batch, *self._crops.shape[1:]))
+        self._session.logits(images)
+        done, start = 0, _now()
+        while not done or _now() - start < seconds * 1e9:
+            self._session.logits(images)
+            done += batch
+        return {"images": done, "seconds": (_now() - start) / 1e9}
+
     def peak_memory(self) -> dict[str, Any]:
         """Peak resident memory of this process so far; None where the system does not tell."""
         return {"peak_rss_bytes": _peak_rss_bytes()}
@@ -150,7 +162,7 @@ def main() -> int:
     answers = _claim_stdout()
     worker = Worker()
     commands: dict[str, Callable[..., dict[str, Any]]] = {
-        name: getattr(worker, name) for name in ("load", "warm_up", "time_slice", "time_stages", "peak_memory")
+        name: getattr(worker, name) for name in ("load", "warm_up", "time_slice", "time_stages", "run", "peak_memory")
     }
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecls.bench.accuracy import Answers, Unreadable, classify_images, nothing_readable, summarise
-from edgecls.bench.device import conditions, device, pick_cpus, snapshot, throttled
+from edgecls.bench.conditions import PERIOD_S, Watcher
+from edgecls.bench.device import device, pick_cpus, refuse_absent_cpus
+from edgecls.bench.energy import Energy, find_meter, measure_energy
 from edgecls.bench.latency import (
     PROFILES,
     Trace,
-    Variant,
     cold_start,
     peak_memory,
     rounds,
@@ -26,6 +27,7 @@ from edgecls.bench.latency import (
     time_variants,
     write_samples,
 )
+from edgecls.bench.latency_process import Variant
 from edgecls.bench.report import (
     Dataset,
     Profile,
@@ -38,6 +40,7 @@ from edgecls.bench.report import (
     write_report,
 )
 from edgecls.bench.subject import Subject, common_labels, open_subjects, refuse_overlap
+from edgecls.bench.throughput import Throughput, measure_throughput, throughput_steps
 from edgecls.runtime.atomic_file import refuse_unwritable
 from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.engines import EngineInfo
@@ -49,6 +52,8 @@ from edgecls.runtime.session import Session, load
 
 _LATENCY_PICTURES = 8
 """Real pictures that take turns in the latency measurement: enough that no branch predictor learns one by heart."""
+_MOST_LOOKS = 600
+"""Length of the trace of temperature and frequency, whatever the measurement takes."""
 
 
 def measure(
@@ -57,11 +62,13 @@ def measure(
     *,
     output: str | os.PathLike[str],
     reference: str | os.PathLike[str] | None = None,
-    profile: Literal["smoke", "quick", "standard"] | Profile = "quick",
+    profile: Literal["smoke", "quick", "standard", "sustained"] | Profile = "quick",
     latency: bool = True,
     accuracy: bool = True,
+    throughput: bool = False,
     limit: int | None = None,
     threads: int | None = None,
+    cores: Sequence[int] | None = None,
     seed: int = 0,
     progress: Progress = SilentProgress(),  # noqa: B008
 ) -> Report:
@@ -73,10 +80,13 @@ def measure(
         output: The report's file; `report.json` brings `report.predictions.npz` and `report.samples.npz`.
         reference: The bundle that the others are paired with; appended to the runs if it is not among them.
         profile: How long latency is measured.
-        latency: Whether to measure latency, cold start and memory.
+        latency: Whether to measure latency, cold start, memory and, where there is a meter, energy.
         accuracy: Whether to measure accuracy.
+        throughput: Whether to measure the throughput of batches too, after the latency.
         limit: Largest number of pictures, taken by content hash and spread over the classes.
-        threads: Threads of one inference; by default the CPUs that this process may use.
+        threads: Threads of one inference; by default one for each of `cores`, or for each CPU that this process may
+            use.
+        cores: CPUs that timed processes are pinned to; by default as many as there are threads, see `pick_cpus`.
         seed: Of the order in which variants take turns.
         progress: Told about the stages.
 
@@ -87,16 +97,19 @@ def measure(
         MissingExtraError: A bundle's engine is not installed: install the extra that the message names.
         EngineError: An engine fails on its bundle.
     """
-    threads = cpu_count() if threads is None else threads
+    if cores is not None:
+        refuse_absent_cpus(cores)
+    threads = len(cores or ()) or cpu_count() if threads is None else threads
     output, settings = Path(output), _profile(profile)
-    _check_options(latency or accuracy, limit, threads, output)
+    _check_options(latency, accuracy, throughput, limit, threads, output)
     subjects, reference_run = open_subjects(bundles, reference, progress)
     labels = common_labels(subjects)
     images = ImageSet.from_folder(data, labels, tolerant=True)
     if limit is not None:
         images = images.take(limit)
     refuse_overlap(subjects, images)
-    before = snapshot()
+    expected_s = settings.launches * settings.timed_s * len(subjects)
+    watcher = Watcher(period_s=max(PERIOD_S, expected_s / _MOST_LOOKS))
     with ExitStack() as stack:
         # Opened even where only latency is measured: what cannot be loaded is told before anything is timed.
         sessions = [stack.enter_context(load(subject.bundle, threads=threads)) for subject in subjects]
@@ -105,23 +118,24 @@ def measure(
     unreadable = answers.unreadable if answers else ()
     bench = None
     if latency:
-        bench = _LatencyBench(subjects, settings, threads, seed)
-        unreadable = (*unreadable, *bench.run(images, unreadable, progress))
-    after = snapshot()
+        bench = _LatencyBench(subjects, settings, threads, cores, seed)
+        unreadable = (*unreadable, *bench.run(images, unreadable, progress, watcher))
+        bench.run_apart(progress, throughput)
+    conditions, interruptions = watcher.finish(cpu_count())
     runs = tuple(
         _run(index, subject, engines[index], answers, bench, reference_run, labels, output)
         for index, subject in enumerate(subjects)
     )
     reasons = [f"cannot read {path}: {why}" for path, why in images.missing]
     reasons += [f"cannot read {image.path}: {why}" for image, why in unreadable]
-    if bench is not None and throttled(before, after):
-        reasons.append("the CPUs were slowed for heat while measuring: cool the device and measure again")
+    if bench is not None:
+        reasons += interruptions
     report = Report(
         tool=_tool(seed, threads, bench.profile if bench else None),
         valid=not reasons and all(run.valid for run in runs),
         reasons=tuple(reasons),
         device=device(),
-        conditions=conditions(before, after, cpu_count()),
+        conditions=conditions,
         dataset=_dataset(images, len(unreadable), limit),
         reference=None if reference_run is None else Reference(subjects[reference_run].bundle.sha256, reference_run),
         runs=runs,
@@ -138,9 +152,13 @@ def _profile(profile: str | Profile) -> Profile:
     return PROFILES[profile]
 
 
-def _check_options(anything: bool, limit: int | None, threads: int, output: Path) -> None:
-    if not anything:
+def _check_options(
+    latency: bool, accuracy: bool, throughput: bool, limit: int | None, threads: int, output: Path
+) -> None:
+    if not latency and not accuracy:
         raise InputError("nothing to measure: leave out `--no-latency` or `--no-accuracy`")
+    if throughput and not latency:
+        raise InputError("throughput is measured after latency: leave out `--no-latency` or `--throughput`")
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} pictures leaves nothing to measure: give at least 1")
     if threads < 1:
@@ -156,33 +174,75 @@ def _classify(sessions: Sequence[Session], images: ImageSet, reference_run: int 
 
 
 class _LatencyBench:
-    """The latency part of a measurement."""
+    """The latency part of a measurement, and what is measured apart after it."""
 
     traces: tuple[Trace, ...]
+    throughputs: Sequence[Throughput | None]
+    energies: Sequence[Energy | str]
+    """For each subject its energy, or why there is none."""
 
-    def __init__(self, subjects: Sequence[Subject], profile: Profile, threads: int, seed: int) -> None:
-        self.profile, self.threads = profile, threads
-        self.cpus = pick_cpus(threads)
+    def __init__(
+        self, subjects: Sequence[Subject], profile: Profile, threads: int, cores: Sequence[int] | None, seed: int
+    ) -> None:
+        self.profile, self.threads, self._cores = profile, threads, cores
+        self.cpus = self._pick(threads)
         self._subjects, self._seed = subjects, seed
 
-    def run(self, images: ImageSet, unreadable: Sequence[Unreadable], progress: Progress) -> tuple[Unreadable, ...]:
+    def _pick(self, threads: int) -> tuple[int, ...] | None:
+        """The CPUs for so many threads."""
+        return pick_cpus(threads) if self._cores is None else tuple(self._cores[:threads])
+
+    def run(
+        self, images: ImageSet, unreadable: Sequence[Unreadable], progress: Progress, watcher: Watcher
+    ) -> tuple[Unreadable, ...]:
         """Times all subjects on a few of the pictures; returns those that turned out to be unreadable."""
         crops, pictures, skipped = _latency_pictures(self._subjects, images, unreadable)
-        variants = [
+        self._variants = [
             Variant(subject.name, Path(subject.bundle.path), subject.bundle.sha256, crop)
             for subject, crop in zip(self._subjects, crops, strict=True)
         ]
         with progress.stage("Measuring latency", self.profile.launches * rounds(self.profile)) as advance:
+
+            def after_round(steps: int) -> None:
+                watcher.look()
+                advance(steps)
+
             self.traces = time_variants(
-                variants,
+                self._variants,
                 pictures,
                 profile=self.profile,
                 threads=self.threads,
                 cpus=self.cpus,
                 seed=self._seed,
-                advance=advance,
+                advance=after_round,
             )
         return skipped
+
+    def run_apart(self, progress: Progress, throughput: bool) -> None:
+        """Measures energy where there is a meter, and throughput if that is wanted."""
+        self.throughputs = [None] * len(self._variants)
+        meter = find_meter()
+        if isinstance(meter, str):
+            self.energies = [meter] * len(self._variants)
+        else:
+            with progress.stage("Measuring energy", len(self._variants)) as advance:
+                self.energies = measure_energy(
+                    self._variants,
+                    meter,
+                    seconds=self.profile.apart_s,
+                    threads=self.threads,
+                    cpus=self.cpus,
+                    advance=advance,
+                )
+        if throughput:
+            with progress.stage("Measuring throughput", throughput_steps(self.threads)) as advance:
+                self.throughputs = measure_throughput(
+                    self._variants,
+                    seconds=self.profile.apart_s,
+                    threads=self.threads,
+                    pick_cpus=self._pick,
+                    advance=advance,
+                )
 
 
 def _latency_pictures(
@@ -231,6 +291,7 @@ def _run(
     trace = bench.traces[index] if bench else None
     if trace is not None and trace.error is not None:
         reasons.append(trace.error)
+    energy = bench.energies[index] if bench else None
     timed = None
     if bench is not None and trace is not None:
         timed = summarise_latency(
@@ -256,6 +317,9 @@ def _run(
         latency=timed,
         coldstart=None if trace is None else cold_start(trace),
         memory=None if trace is None else peak_memory(trace),
+        throughput=bench.throughputs[index] if bench else None,
+        energy=energy if isinstance(energy, Energy) else None,
+        energy_unavailable=energy if isinstance(energy, str) else None,
     )
 
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from edgecls.bench.charts import COLOURS, Point, Row, heat_chart, rows_chart, scatter_chart
 from edgecls.bench.compare import Comparison, device_text
 from edgecls.bench.comparison_table import UNKNOWN, Cell, Table, contrast_table, estimate, number, variant_table
+from edgecls.bench.conditions import Snapshot
 from edgecls.bench.markup import Content, Element, element, items
 from edgecls.bench.measured import Measured
 from edgecls.bench.metrics import MAX_CONFUSION_CLASSES
-from edgecls.bench.report import Run, Snapshot
+from edgecls.bench.report import Run
 from edgecls.bench.statistics import confidence_interval
 
 _MAX_CLASSES = 15
@@ -153,7 +154,7 @@ def _stacked(label: str, group: int, parts: tuple[float, ...], total: str) -> Ro
 
 
 def _states(view: View) -> list[Content]:
-    """Temperature and frequency: a report knows them before and after; a trace would be drawn here."""
+    """Temperature and frequency before and after; the trace between them is not drawn yet."""
     rows = []
     for item in view.measured:
         before, after = item.report.conditions.before, item.report.conditions.after
@@ -163,8 +164,7 @@ def _states(view: View) -> list[Content]:
                 rows.append(tuple(cells))
     warnings = items(f"{item.name}: {text}" for item in view.measured for text in _doubts(item))
     table = Table(("report", "state", "before", "after"), tuple(rows), texts=4)
-    note = element("p", "These reports hold no trace of temperature and frequency, only both ends.", class_="note")
-    return [note, _table(table, "State of the machines") if rows else None, warnings]
+    return [_table(table, "State of the machines") if rows else None, warnings]
 
 
 _STATES: dict[str, Callable[[Snapshot], str]] = {
@@ -173,8 +173,9 @@ _STATES: dict[str, Callable[[Snapshot], str]] = {
         UNKNOWN if state.frequency_mhz is None else f"{state.frequency_mhz[0]:.0f} to {state.frequency_mhz[1]:.0f}"
     ),
     "governors": lambda state: ", ".join(state.governors or ()) or UNKNOWN,
+    "power mode": lambda state: state.power_mode or UNKNOWN,
     "load average": lambda state: number(state.load_average),
-    "slowed for heat since boot": lambda state: number(state.throttle_events, ".0f"),
+    "slowed since boot": lambda state: number(state.throttle_events, ".0f"),
 }
 
 

@@ -12,8 +12,12 @@ from typing import Literal
 
 import msgspec
 
+from edgecls.bench.conditions import Conditions
+from edgecls.bench.device import Device
+from edgecls.bench.energy import Energy
 from edgecls.bench.gate_result import EXIT_CODES, GateResult
 from edgecls.bench.metrics import ClassificationMetrics, ClassMetrics
+from edgecls.bench.throughput import Throughput
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.bundle import Precision
 from edgecls.runtime.cpu import Isa
@@ -45,6 +49,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """The warm-up goes on until medians settle, but not longer than this."""
     stages_s: float
     """Seconds of each variant in each launch that go to the stages from picture file to answer."""
+    apart_s: float = 0.5
+    """Seconds of each variant in each pass that is apart from latency: energy, and each cell of the throughput."""
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,54 +66,6 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """Threads of one inference."""
     profile: Profile | None
     """Null where latency was not measured."""
-
-
-class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine, without anything that tells one specimen from another (host name, serial number, address)."""
-
-    kind: str = msgspec.field(name="class")
-    """`raspberry-pi`, `jetson`, `pc`, `virtual-machine`, `arm-board` or `other`."""
-    model: str | None
-    """Board or product: `Raspberry Pi 5 Model B Rev 1.0`."""
-    soc: str | None
-    """System on chip, from the device tree: `brcm,bcm2712`."""
-    cpu: str | None
-    """`Cortex-A76`, `Intel(R) Core(TM) i5-1240P`."""
-    architecture: str
-    """`x86_64`, `aarch64`."""
-    isa: Isa | None
-    """The instruction set that decides which INT8 graphs are exact and fast here."""
-    cores: int | None
-    """Logical CPUs of the machine."""
-    cores_usable: int
-    """Those that this process may use."""
-    ram_bytes: int | None
-    os: str
-    kernel: str
-
-
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the machine at one moment; null where the system does not tell."""
-
-    load_average: float | None
-    """Processes that wanted a CPU, mean of the last minute."""
-    governors: tuple[str, ...] | None
-    """Distinct frequency governors of the CPUs."""
-    frequency_mhz: Interval | None
-    """Slowest and fastest CPU now."""
-    temperature_c: float | None
-    """Of the hottest thermal zone."""
-    throttle_events: int | None
-    """Times that CPUs were slowed for heat since boot."""
-
-
-class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the machine around the measurement."""
-
-    before: Snapshot
-    after: Snapshot
-    warnings: tuple[str, ...]
-    """What makes milliseconds from this machine doubtful."""
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,7 +211,8 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p50_ci95_ms: Interval | None
     """Student's t interval over launches."""
     p90_ms: float | None
-    """Percentiles are null below the sample sizes of MLPerf LoadGen's early stopping: 64, 130, 662, 6636."""
+    """Percentiles are MLPerf LoadGen's early-stopping estimates: upper bounds at 99 % confidence, null below 64, 130,
+    662 and 6636 samples."""
     p95_ms: float | None
     p99_ms: float | None
     p999_ms: float | None
@@ -314,6 +273,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     latency: Latency | None
     coldstart: ColdStart | None
     memory: Memory | None
+    throughput: Throughput | None = None
+    """Null unless it was asked for."""
+    energy: Energy | None = None
+    energy_unavailable: str | None = None
+    """Why there is no energy; null where it was measured, or latency was not."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):

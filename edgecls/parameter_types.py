@@ -76,6 +76,20 @@ def rgb(value: str | Rgb) -> Rgb:
     return numbers[0], numbers[1], numbers[2]
 
 
+def cpu_numbers(value: str | tuple[int, ...]) -> tuple[int, ...]:
+    """`2,3`, or `0-3`."""
+    if not isinstance(value, str):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        ends = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        span = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else ()
+        if not span or set(span) & set(numbers):
+            raise click.BadParameter(f"{value!r} is no list of distinct CPUs such as 2,3 or 0-3.")
+        numbers += span
+    return tuple(numbers)
+
+
 def margin(value: str | Margin) -> Margin:
     """`0.5pp` or `2%rel`; the unit is required because one percent of the accuracy would be something else."""
     from edgecls.bench.gate_result import Margin

@@ -16,7 +16,8 @@ _UNKNOWN = "-"
 def report_table(report: Report, gate: GateResult | None = None) -> str:
     """One line a run: size, accuracy, drop with its 95 % interval, latency; and the verdict where there is one.
 
-    The balanced accuracy has a column where top-1 alone would mislead.
+    The balanced accuracy has a column where top-1 alone would mislead, energy where it was measured, and throughput a
+    table of its own.
     """
     verdicts = {run.name: run.verdict for run in gate.runs} if gate is not None else {}
     head = ["variant", "size", "top-1", "drop pp [95 %]", "p50 ms", "latency ratio [95 %]"]
@@ -26,10 +27,28 @@ def report_table(report: Report, gate: GateResult | None = None) -> str:
         head.insert(place, "balanced")
         for row, run in zip(rows, report.runs, strict=True):
             row.insert(place, percent_text(run.accuracy.balanced_accuracy if run.accuracy else None))
+    if any(run.energy for run in report.runs):
+        head.append("mJ/inference")
+        for row, run in zip(rows, report.runs, strict=True):
+            row.append(f"{run.energy.mj_per_inference:.1f}" if run.energy else _UNKNOWN)
     if verdicts:
         head.append("verdict")
         rows = [[*row, verdicts.get(run.name, run.role)] for row, run in zip(rows, report.runs, strict=True)]
-    return table_text(head, rows)
+    return table_text(head, rows) + _throughput_table(report)
+
+
+def _throughput_table(report: Report) -> str:
+    """Pictures a second by batch size and threads; empty where they were not measured."""
+    measured = {run.name: run.throughput.cells for run in report.runs if run.throughput is not None}
+    columns = sorted({(cell.threads, cell.batch) for cells in measured.values() for cell in cells})
+    if not columns:
+        return ""
+    head = ["pictures a second", *(f"batch {batch}, {threads} thr." for threads, batch in columns)]
+    rows = []
+    for name, cells in measured.items():
+        speeds = {(cell.threads, cell.batch): f"{cell.images_per_s:.1f}" for cell in cells}
+        rows.append([name, *(speeds.get(column, _UNKNOWN) for column in columns)])
+    return f"\n\n{table_text(head, rows)}"
 
 
 def _cells(run: Run) -> list[str]:

@@ -5,14 +5,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgecls.bench.conditions import Conditions, Snapshot
+from edgecls.bench.device import Device
 from edgecls.bench.report import (
     Accuracy,
     ArtifactRecord,
     ClassAccuracy,
     ColdStart,
-    Conditions,
     Dataset,
-    Device,
     Latency,
     LaunchLatency,
     Memory,
@@ -21,7 +21,6 @@ from edgecls.bench.report import (
     Reference,
     Report,
     Run,
-    Snapshot,
     Stages,
     Tool,
     predictions_path,

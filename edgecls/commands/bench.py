@@ -10,7 +10,7 @@ import click
 
 from edgecls.console import Console, quoted
 from edgecls.options import output_option, output_options, seed_option, threads_option
-from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, one_of
+from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, cpu_numbers, one_of
 
 if TYPE_CHECKING:
     from edgecls.bench.report import Report
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 @click.option("--reference", type=INPUT_FILE, metavar="BUNDLE", help="What the others are compared with.")
 @click.option(
     "--profile",
-    type=one_of("quick", "standard"),
+    type=one_of("quick", "standard", "sustained"),
     default="quick",
     show_default=True,
-    help="How long latency is measured: 3 launches of 5 s, or 5 of 20 s.",
+    help="How long latency is measured: 3 launches of 5 s, 5 of 20 s, or one of 10 minutes.",
 )
 @click.option("--latency/--no-latency", default=True, help="Whether to measure latency.")
 @click.option("--accuracy/--no-accuracy", default=True, help="Whether to measure accuracy.")
+@click.option("--throughput", is_flag=True, help="Measure batches too: pictures a second by batch size and threads.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many pictures, spread over classes.")
 @threads_option
+@click.option("--cores", type=cpu_numbers, metavar="LIST", help="CPUs to pin timed processes to, such as 2,3 or 0-3.")
 @seed_option
 @output_option("The report.", default="report.json")
 @output_options

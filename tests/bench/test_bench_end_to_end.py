@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from pathlib import Path
 
-import msgspec
+import bundles
 import onnx.parser
 import pytest
 
@@ -14,9 +12,6 @@ from edgecls.bench.gate import judge
 from edgecls.bench.gate_result import Limits, Margin
 from edgecls.bench.measure import measure
 from edgecls.bench.report import Profile, read_report
-from edgecls.runtime.bundle import GoldenSample, Manifest, Member, Passport, Provenance
-from edgecls.runtime.labels import Labels
-from edgecls.runtime.preprocess import Preprocess
 
 PROFILE = Profile(name="smoke", launches=2, timed_s=0.2, slice_s=0.1, warm_up_s=0.05, settle_s=0.2, stages_s=0.05)
 GRAPH = """
@@ -34,35 +29,7 @@ net (uint8[n, 16, 16, 3] image) => (float[n, 3] logits)
 def write_bundle(path: Path, scale: float) -> Path:
     """A classifier whose answer is the brightest channel."""
     model = onnx.parser.parse_model(GRAPH.format(scale=scale)).SerializeToString()
-    members = {"golden.png": b"nobody looks at it here", "model.onnx": model}
-    manifest = Manifest(
-        name=path.stem,
-        target="onnxruntime",
-        precision="fp32",
-        preprocess=Preprocess(resize_px=16, crop_px=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-        labels=Labels(("ant", "bee", "cat")),
-        padding=None,
-        artifact=("model.onnx",),
-        passport=Passport(engine_version="1", isa=None, activations=None, nodes=3, nodes_int8=0),
-        provenance=Provenance(
-            model="net.onnx",
-            checkpoint_sha256=None,
-            graph_sha256=hashlib.sha256(model).hexdigest(),
-            plan_sha256=None,
-            quantizer=None,
-            calibration=None,
-            preprocess_source={},
-            versions={},
-        ),
-        golden=(GoldenSample("golden.png", "0" * 64, (0.0, 0.0, 0.0)),),
-        golden_tolerance=1e-3,
-        members={name: Member(hashlib.sha256(content).hexdigest(), len(content)) for name, content in members.items()},
-    )
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("bundle.json", msgspec.json.encode(manifest))
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
+    return bundles.write_bundle(path, model, 16)
 
 
 def test_two_real_bundles_are_measured_and_judged(tmp_path: Path, picture_folder: Path) -> None:
@@ -70,7 +37,15 @@ def test_two_real_bundles_are_measured_and_judged(tmp_path: Path, picture_folder
     reference = write_bundle(tmp_path / "full.edgecls", 0.1)
     candidate = write_bundle(tmp_path / "damped.edgecls", 0.09)
     output = tmp_path / "report.json"
-    report = measure([candidate], picture_folder, reference=reference, profile=PROFILE, threads=1, output=output)
+    report = measure(
+        [candidate],
+        picture_folder,
+        reference=reference,
+        profile=PROFILE,
+        threads=1,
+        throughput=True,
+        output=output,
+    )
     assert report.reasons == ()
     assert [run.reasons for run in report.runs] == [(), ()]
     assert report.valid
@@ -86,6 +61,9 @@ def test_two_real_bundles_are_measured_and_judged(tmp_path: Path, picture_folder
     assert run.latency.stages is not None
     assert run.coldstart is not None
     assert run.coldstart.load_ms > 0
+    assert run.throughput is not None
+    assert [(cell.threads, cell.batch) for cell in run.throughput.cells] == [(1, 1), (1, 8), (1, 32)]
+    assert (run.energy is None) == (run.energy_unavailable is not None)
     result = judge(report, Limits(max_drop=Margin(1.0)))
     assert (result.verdict, result.exit_code) == ("inconclusive", 3)
     assert "about 268 pictures would be needed" in result.runs[0].messages[0]

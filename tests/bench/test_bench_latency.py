@@ -3,39 +3,34 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from fake_variants import FAKE_WORKER, variant
 
 from edgecls.bench.latency import (
+    PROFILES,
     LaunchTrace,
     Trace,
-    Variant,
     cold_start,
     peak_memory,
-    percentile,
     summarise_latency,
     time_variants,
     write_samples,
 )
-from edgecls.bench.latency_process import Loaded, Slice, WarmUp, WorkerProcess
+from edgecls.bench.latency_process import Loaded, Slice, Variant, WarmUp, WorkerProcess
 from edgecls.bench.report import Latency, Profile
 from edgecls.runtime.errors import EngineError
 
-FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_latency_worker.py")))
 READY = """print('{"ready": true}', flush=True); """
 SHORT = Profile(name="smoke", launches=2, timed_s=0.2, slice_s=0.05, warm_up_s=0.01, settle_s=0.3, stages_s=0.02)
 
 
 def script(body: str) -> tuple[str, str, str]:
     return sys.executable, "-c", f"import os, sys, time; {body}"
-
-
-def variant(folder: Path, name: str, *words: str) -> Variant:
-    path = folder / f"{name}.edgecls"
-    path.write_text(" ".join([name, *words]))
-    return Variant(name, path, name, np.zeros((3, 16, 16, 3), np.uint8))
 
 
 def timed(variants: list[Variant], pictures: list[Path]) -> tuple[Trace, ...]:
@@ -94,6 +89,8 @@ def test_variants_are_timed_in_turns_and_stages_on_real_files(tmp_path: Path, pi
     assert any("smoke" in warning for warning in second.warnings)
 
     write_samples(traces, tmp_path / "s.npz")
+    with zipfile.ZipFile(tmp_path / "s.npz") as archive:
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_DEFLATED}
     with np.load(tmp_path / "s.npz", allow_pickle=False) as saved:
         assert len(saved["run1_launch1_ns"]) == second.launches[1].n == len(saved["run1_launch1_round"])
         assert set(saved["run1_launch1_round"]) == {0, 1, 2, 3}
@@ -195,10 +192,23 @@ def test_a_single_launch_has_no_interval() -> None:
     assert latency.ratio == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("share", "floor"), [(0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)])
-def test_percentiles_need_their_sample(share: float, floor: int) -> None:
-    assert percentile(np.arange(floor - 1, dtype=np.float64), share) is None
-    assert percentile(np.arange(floor, dtype=np.float64), share) == pytest.approx(share * (floor - 1))
+def test_a_launch_that_gets_slower_is_told_where_it_is_long() -> None:
+    long = msgspec.structs.replace(SHORT, name="sustained", timed_s=600)
+    tiring, steady = drifting_trace(1.0, rounds=20), drifting_trace(1.0, rounds=20)
+    for launch in steady.launches:
+        launch.slices = [launch.slices[0]] * 20
+    for trace, profile, expected in ((tiring, long, 1), (tiring, SHORT, 0), (steady, long, 0)):
+        latency = summarise_latency(trace, None, profile=profile, threads=1, cpus=None, samples="s.npz")
+        assert latency is not None
+        told = [text for text in latency.warnings if "from the first to the last tenth" in text]
+        assert len(told) == expected
+
+
+def test_the_profiles_are_what_they_promise() -> None:
+    quick, standard, sustained = (PROFILES[name] for name in ("quick", "standard", "sustained"))
+    assert (quick.launches, quick.timed_s) == (3, 5)
+    assert (standard.launches, standard.timed_s, standard.warm_up_s) == (5, 20, 2)
+    assert (sustained.launches, sustained.timed_s, sustained.warm_up_s) == (1, 600, 2)
 
 
 def test_the_worker_starts_with_the_standard_library_alone_and_never_imports_torch(tmp_path: Path) -> None:

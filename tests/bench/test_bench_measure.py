@@ -1,25 +1,29 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import boards
 import msgspec
 import numpy as np
 import pytest
+from fake_variants import FAKE_WORKER
 from numpy.typing import NDArray
 
 from edgecls.bench import measure as measure_module
 from edgecls.bench import subject as subject_module
+from edgecls.bench.conditions import Watcher
+from edgecls.bench.energy import find_meter, measure_energy
 from edgecls.bench.gate import judge
 from edgecls.bench.gate_result import Limits, Margin
 from edgecls.bench.latency import time_variants
 from edgecls.bench.measure import measure
 from edgecls.bench.report import Profile, read_report
+from edgecls.bench.throughput import measure_throughput
 from edgecls.report_table import report_table
 from edgecls.runtime.bundle import CalibrationRecord, Manifest, Member, Passport, Provenance
 from edgecls.runtime.engines import EngineInfo
@@ -410,8 +414,10 @@ def test_pixels_are_made_once_for_all_bundles_that_see_the_same(
 
 
 def timed_by_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (sys.executable, str(Path(__file__).with_name("fake_latency_worker.py")))
-    monkeypatch.setattr(measure_module, "time_variants", functools.partial(time_variants, command=command))
+    """No real engine, and no meter that this machine may have."""
+    for function in (time_variants, measure_throughput, measure_energy):
+        monkeypatch.setattr(measure_module, function.__name__, functools.partial(function, command=FAKE_WORKER))
+    monkeypatch.setattr(measure_module, "find_meter", lambda: "no meter here")
 
 
 def put_file(known: dict[str, FakeBundle], folder: Path, name: str, *words: str) -> str:
@@ -448,6 +454,50 @@ def test_latency_is_reported_with_its_samples(
         assert len(saved["run1_launch0_ns"]) == candidate.latency.launches[0].n
 
 
+def test_throughput_and_energy_are_measured_apart(
+    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed_by_fakes(monkeypatch)
+    root = boards.lay_out("jetson-orin-nano-super", tmp_path / "board")
+    monkeypatch.setattr(measure_module, "find_meter", lambda: find_meter(root))
+    quick = msgspec.structs.replace(SHORT, apart_s=0.05)
+    name, output = put_file(bundles, tmp_path, "net"), tmp_path / "r.json"
+    report = measure([name], picture_folder, profile=quick, accuracy=False, throughput=True, cores=[0], output=output)
+    assert read_report(output) == report
+    assert report.tool.threads == 1
+    run = report.runs[0]
+    assert run.latency is not None
+    assert run.latency.cpus == (0,)
+    assert run.energy is not None
+    assert run.energy.scope == "VDD_IN, the whole module"
+    assert run.throughput is not None
+    assert [(cell.threads, cell.batch) for cell in run.throughput.cells] == [(1, 1), (1, 8), (1, 32)]
+    table = report_table(report)
+    assert "mJ/inference" in table
+    assert "batch 32, 1 thr." in table
+
+
+def test_a_board_that_was_throttled_meanwhile_makes_the_report_invalid(
+    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed_by_fakes(monkeypatch)
+    root = boards.lay_out("raspberry-pi-5", tmp_path / "board")
+    monkeypatch.setattr(measure_module, "Watcher", lambda period_s: Watcher(root, 0.0))
+
+    def time_while_it_gets_hot(*arguments: Any, **options: Any) -> Any:
+        boards.set_tool(root, "vcgencmd get_throttled", "throttled=0x80008")
+        return time_variants(*arguments, **options, command=FAKE_WORKER)
+
+    monkeypatch.setattr(measure_module, "time_variants", time_while_it_gets_hot)
+    names = [put_file(bundles, tmp_path, "net")]
+    report = measure(names, picture_folder, profile=SHORT, accuracy=False, threads=1, output=tmp_path / "r.json")
+    assert not report.valid
+    assert "soft temperature limit" in report.reasons[0]
+    assert report.runs[0].energy_unavailable == "no meter here"
+    assert len(report.conditions.trace) >= 4
+    assert {moment.temperature_c for moment in report.conditions.trace} == {76.8}
+
+
 def test_a_process_that_dies_makes_its_run_invalid(
     bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,7 +524,9 @@ def test_the_limit_takes_pictures_from_every_class(
     ("options", "message"),
     [
         ({"accuracy": False, "latency": False}, "nothing to measure"),
-        ({"profile": "sustained"}, "no profile is called 'sustained'"),
+        ({"profile": "fast"}, "no profile is called 'fast'"),
+        ({"latency": False, "throughput": True}, "throughput is measured after latency"),
+        ({"cores": [9999]}, "cannot be pinned to CPU 9999"),
         ({"limit": 0}, "a limit of 0"),
         ({"threads": 0}, "0 threads"),
         ({"output": "/nowhere/report.json"}, "does not exist"),

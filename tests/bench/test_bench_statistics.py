@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgecls.bench.statistics import (
     confidence_interval,
+    early_stopping_percentile,
     holm,
     images_needed,
     lower_bound,
@@ -229,3 +230,25 @@ def test_mean_interval_needs_two_values() -> None:
     interval = mean_interval([1.0, 2.0, 3.0])
     assert interval is not None
     assert interval[1] - 2.0 == pytest.approx(4.30265 / math.sqrt(3), abs=1e-4)
+
+
+@pytest.mark.parametrize(("share", "floor"), [(0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)])
+def test_percentiles_need_their_sample(share: float, floor: int) -> None:
+    assert early_stopping_percentile(np.arange(floor - 1, dtype=np.float64), share) is None
+    assert early_stopping_percentile(np.arange(floor, dtype=np.float64), share) == floor - 1
+
+
+@pytest.mark.parametrize(("queries", "discarded"), [(2048, 172), (2116, 178), (2145, 181)])
+def test_as_many_samples_are_discarded_as_loadgen_says(queries: int, discarded: int) -> None:
+    # "Processed at least 64 queries (2048). Would discard 172 highest latency queries." of published results.
+    samples = np.random.default_rng(0).permutation(queries).astype(np.float64)
+    assert early_stopping_percentile(samples, 0.9) == queries - 1 - discarded
+
+
+def test_the_true_percentile_is_rarely_above_its_estimate() -> None:
+    rng = np.random.default_rng(0)
+    runs = rng.exponential(size=(4000, 500))
+    misses = np.mean([early_stopping_percentile(run, 0.9) < math.log(10) for run in runs])
+    assert 0.002 < misses < 0.015
+    large = early_stopping_percentile(rng.exponential(size=1_000_000), 0.9)
+    assert large == pytest.approx(math.log(10), rel=0.005)

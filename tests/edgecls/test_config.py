@@ -38,6 +38,13 @@ def test_the_file_of_the_working_folder_fills_in_options(measured, tmp_path):
     assert measured[0]["accuracy"] is True
 
 
+def test_cpus_are_lists_and_ranges(measured, tmp_path):
+    (tmp_path / "edgecls.toml").write_text('[bench]\ndata = "pictures"\ncores = "1-2"\nthroughput = true\n')
+    assert bench() == bench("--cores", "0,2-3") == 0
+    assert [call["cores"] for call in measured] == [(1, 2), (0, 2, 3)]
+    assert measured[0]["throughput"] is True
+
+
 def test_flags_win(measured, tmp_path):
     (tmp_path / "edgecls.toml").write_text('[bench]\ndata = "project"\nthreads = 3\nno-latency = true\n')
     assert bench("--data", "pictures", "--threads", "1", "--latency") == 0

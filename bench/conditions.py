@@ -1,0 +1,227 @@
+"""The state of the machine before, during and after a measurement, and what of it makes the measurement worthless.
+
+During a measurement it is looked at between turns, when nothing is timed, at most twice a second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgecls.bench.system import ask_tool, read_numbers, read_text
+
+PERIOD_S = 0.5
+"""Shortest time between two looks at the machine."""
+
+_GPUS = ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-0")
+"""Names of a Jetson's GPU: from JetPack 6 on, Orin and Xavier before it, Thor."""
+_PI_LIMITS = ("under-voltage", "CPU frequency capped", "throttled", "soft temperature limit")
+"""Bits 0 to 3 of `vcgencmd get_throttled`; bits 16 to 19 are the same since boot."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the machine at one moment; null where the system does not tell."""
+
+    load_average: float | None
+    """Processes that wanted a CPU, mean of the last minute."""
+    governors: tuple[str, ...] | None
+    """Distinct frequency governors of the CPUs."""
+    frequency_mhz: tuple[float, float] | None
+    """Slowest and fastest CPU now; on a Raspberry Pi as its firmware measures, for the kernel's figure leaves
+    throttling out."""
+    temperature_c: float | None
+    """Of the hottest thermal zone."""
+    throttle_events: int | None
+    """Times since boot that clocks were slowed for heat or want of power."""
+    power_mode: str | None = None
+    """Of a Jetson, as `nvpmodel` names it: `MAXN_SUPER`."""
+    gpu_frequency_mhz: float | None = None
+    """Of a Jetson."""
+    throttle_flags: tuple[str, ...] | None = None
+    """What holds the clocks down now."""
+    throttle_flags_since_boot: tuple[str, ...] | None = None
+    """Of a Raspberry Pi."""
+    power_peaks: int | None = None
+    """Times since boot that a Jetson halved its clocks for about a millisecond because of a peak of power."""
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """A look at the machine between two turns; null where the system does not tell."""
+
+    seconds: float
+    """Since the first look."""
+    frequency_mhz: tuple[float, float] | None
+    gpu_frequency_mhz: float | None
+    temperature_c: float | None
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the machine around the measurement."""
+
+    before: Snapshot
+    after: Snapshot
+    warnings: tuple[str, ...]
+    """What makes milliseconds from this machine doubtful."""
+    trace: tuple[Moment, ...] = ()
+    """Temperature and frequency while latency was measured, at most 2 looks a second; empty where the system tells
+    neither."""
+
+
+def snapshot(root: Path = Path("/")) -> Snapshot:
+    """The state of this machine now; files and tools are looked for below `root`."""
+    cpus, thermal = root / "sys/devices/system/cpu", root / "sys/class/thermal"
+    governors = {read_text(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {None}
+    temperatures = read_numbers(thermal.glob("thermal_zone*/temp"))
+    gpu = read_numbers(path for name in _GPUS for path in (root / "sys/class/devfreq").glob(f"{name}/cur_freq"))
+    mode = re.search(r"NV Power Mode: *(\S+)", ask_tool(root, "nvpmodel", "-q") or "")
+    flags, since_boot = _throttle_flags(root)
+    throttles = read_numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+    # OC1 is under-voltage, OC2 average over-current. OC3, the momentary peak, is a thing of every second in a Jetson's
+    # strongest mode and costs well below 1 % of the time: worth a word, not a verdict.
+    throttles += read_numbers((root / "sys/class/hwmon").glob("hwmon*/oc[12]_event_cnt"))
+    peaks = read_numbers((root / "sys/class/hwmon").glob("hwmon*/oc3_event_cnt"))
+    return Snapshot(
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        governors=tuple(sorted(name for name in governors if name)) or None,
+        frequency_mhz=_frequency_mhz(root),
+        temperature_c=max(temperatures) / 1000 if temperatures else _pi_number(root, "measure_temp"),
+        throttle_events=int(sum(throttles)) if throttles else None,
+        power_mode=mode[1] if mode else None,
+        gpu_frequency_mhz=gpu[0] / 1e6 if gpu else None,
+        throttle_flags=flags,
+        throttle_flags_since_boot=since_boot,
+        power_peaks=int(sum(peaks)) if peaks else None,
+    )
+
+
+def _frequency_mhz(root: Path) -> tuple[float, float] | None:
+    measured = _pi_number(root, "measure_clock", "arm")
+    if measured is not None:
+        return measured / 1e6, measured / 1e6
+    frequencies = read_numbers((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    return (min(frequencies) / 1000, max(frequencies) / 1000) if frequencies else None
+
+
+def _pi_number(root: Path, *question: str) -> float | None:
+    """The number in an answer such as `temp=48.3'C` or `frequency(0)=2400006656`."""
+    answer = re.search(r"=([\d.]+)", ask_tool(root, "vcgencmd", *question) or "")
+    return float(answer[1]) if answer else None
+
+
+def _throttle_flags(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """What holds the clocks down now, and what did since boot."""
+    answer = re.search(r"throttled=(0x[0-9a-fA-F]+)", ask_tool(root, "vcgencmd", "get_throttled") or "")
+    if answer:
+        bits = int(answer[1], 16)
+        now, since = (
+            tuple(name for bit, name in enumerate(_PI_LIMITS) if bits >> shift & 1 << bit) for shift in (0, 16)
+        )
+        return now, since
+    alerts = {}
+    for cooler in sorted((root / "sys/class/thermal").glob("cooling_device*")):
+        name = read_text(cooler / "type") or ""
+        if name.endswith("-alert"):  # cpu-throttle-alert, hot-surface-alert; a fan is no throttle
+            alerts[name] = read_text(cooler / "cur_state") not in {None, "0"}
+    return (tuple(name for name, active in alerts.items() if active) if alerts else None), None
+
+
+class Watcher:
+    """Looks at the machine before, during and after a measurement.
+
+    Args:
+        root: Where files and tools are looked for.
+        period_s: Shortest time between two looks.
+        now: A clock, seconds.
+    """
+
+    def __init__(
+        self, root: Path = Path("/"), period_s: float = PERIOD_S, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._root, self._now = root, now
+        self.period_s = period_s
+        self._start = now()
+        self._seen = [(0.0, snapshot(root))]
+
+    def look(self) -> None:
+        """Looks, unless the last look was less than a period ago. Not to be called while anything is timed."""
+        seconds = self._now() - self._start
+        if seconds - self._seen[-1][0] >= self.period_s:
+            self._seen.append((seconds, snapshot(self._root)))
+
+    def finish(self, cores_usable: int) -> tuple[Conditions, tuple[str, ...]]:
+        """Looks for the last time.
+
+        Returns:
+            What was seen, and why a latency that was measured meanwhile is worth nothing (empty if it is not).
+        """
+        self._seen.append((self._now() - self._start, snapshot(self._root)))
+        states = [state for _, state in self._seen]
+        trace = tuple(
+            Moment(
+                seconds=round(seconds, 2),
+                frequency_mhz=state.frequency_mhz,
+                gpu_frequency_mhz=state.gpu_frequency_mhz,
+                temperature_c=state.temperature_c,
+            )
+            for seconds, state in self._seen
+            if (state.frequency_mhz, state.temperature_c) != (None, None)
+        )
+        conditions = Conditions(
+            before=states[0], after=states[-1], warnings=_warnings(states, cores_usable), trace=trace
+        )
+        return conditions, interruptions(states)
+
+
+def interruptions(states: Sequence[Snapshot]) -> tuple[str, ...]:
+    """Why what was timed between the first and the last of these states is worth nothing; empty if it is not."""
+    before, after = states[0], states[-1]
+    reasons = []
+    limits = {name for state in states for name in state.throttle_flags or ()}
+    limits |= set(after.throttle_flags_since_boot or ()) - set(before.throttle_flags_since_boot or ())
+    if limits:
+        reasons.append(
+            f"the clocks were held down while measuring ({', '.join(sorted(limits))}): "
+            "cool the device, give it a stronger power supply and measure again"
+        )
+    events = _increase(before.throttle_events, after.throttle_events)
+    if events:
+        reasons.append(
+            f"the clocks were slowed {events} times for heat or want of power while measuring: "
+            "cool the device and measure again"
+        )
+    for what, values in (
+        ("frequency governor", [", ".join(state.governors) for state in states if state.governors]),
+        ("power mode", [state.power_mode for state in states if state.power_mode]),
+    ):
+        if len(set(values)) > 1:
+            reasons.append(
+                f"the {what} changed while measuring ({' -> '.join(dict.fromkeys(values))}): "
+                "keep it fixed and measure again"
+            )
+    return tuple(reasons)
+
+
+def _warnings(states: Sequence[Snapshot], cores_usable: int) -> tuple[str, ...]:
+    """What makes milliseconds doubtful without making them worthless."""
+    before, warnings = states[0], []
+    if before.load_average is not None and before.load_average > 0.5 * cores_usable:
+        warnings.append(
+            f"the machine was busy when the measurement began (load {before.load_average:.1f} on {cores_usable} CPUs): "
+            "milliseconds may be too long and ratios too near to 1"
+        )
+    slow = sorted(set(before.governors or ()) - {"performance"})
+    if slow:
+        warnings.append(f"the frequency governor is {', '.join(slow)}: clocks may have changed while timing")
+    peaks = _increase(before.power_peaks, states[-1].power_peaks)
+    if peaks:
+        warnings.append(f"peaks of power halved the clocks {peaks} times, for about a millisecond each")
+    return tuple(warnings)
+
+
+def _increase(before: int | None, after: int | None) -> int:
+    return 0 if before is None or after is None else after - before
