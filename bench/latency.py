@@ -229,7 +229,6 @@ def summarise_latency(
     launches = tuple(_launch_latency(launch, other) for launch, other in zip(trace.launches, against, strict=True))
     pooled = np.concatenate([launch.samples_ms for launch in trace.launches])
     variation = float(pooled.std() / pooled.mean())
-    memory = peak_memory(trace)
     ratio, ratio_ci95 = _ratio([launch.ratio for launch in launches if launch.ratio is not None])
     if trace is reference:
         ratio_ci95 = (1.0, 1.0)

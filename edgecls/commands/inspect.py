@@ -11,7 +11,6 @@ import msgspec
 from edgecls.console import Console, quoted, size_text
 from edgecls.options import output_options
 from edgecls.parameter_types import INPUT_FILE
-from edgecls.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from edgecls.runtime.bundle import Bundle
@@ -153,6 +152,8 @@ def _plan(bundle: Bundle) -> str | None:
 
 
 def _sensitivity(bundle: Bundle) -> _Sensitivity:
+    from edgecls.runtime import InputError
+
     plan = None
     if "plan.json" in bundle.manifest.members:
         plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)

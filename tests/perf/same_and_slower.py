@@ -100,7 +100,8 @@ def main() -> int:
                 seed=seed,
                 output=folder / "report.json",
             )
-            verdicts = {run.name: run.verdict for run in judge(report, Limits(max_latency_ratio=arguments.limit_ratio)).runs}
+            limits = Limits(max_latency_ratio=arguments.limit_ratio)
+            verdicts = {run.name: run.verdict for run in judge(report, limits).runs}
             for run in report.runs[:2]:
                 assert run.latency is not None
                 assert run.latency.ratio_ci95 is not None
