@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecls.runtime import fast
-from edgecls.runtime.bundle import Bundle, Manifest, Padding
+from edgecls.runtime.bundle import Bundle, Manifest, Padding, ReplacedError
 from edgecls.runtime.canvas import Canvas
 from edgecls.runtime.cpu import cpu_count, cpu_isa
 from edgecls.runtime.engine_build import BuildOptions, built_artifact
@@ -262,7 +262,16 @@ def load(
     """
     if threads is not None:
         _refuse_below_one("threads", threads)
-    bundle = path if isinstance(path, Bundle) else Bundle(path)
+    progress = progress or PlainProgress()
+    if isinstance(path, Bundle):
+        return _session(path, threads, build, progress)
+    try:
+        return _session(Bundle(path), threads, build, progress)
+    except ReplacedError:  # a new one was put in its place at this very moment
+        return _session(Bundle(path), threads, build, progress)
+
+
+def _session(bundle: Bundle, threads: int | None, build: bool, progress: Progress) -> Session:
     manifest = bundle.manifest
     check_isa(manifest)
     if manifest.target not in engine_names():
@@ -271,7 +280,7 @@ def load(
             "upgrade edgecls here, or export for one of those"
         )
     if manifest.unbuilt:
-        manifest, artifact = built_artifact(bundle, BuildOptions(cached_only=not build), progress or PlainProgress())
+        manifest, artifact = built_artifact(bundle, BuildOptions(cached_only=not build), progress)
     else:
         artifact = [bundle.read(member) for member in manifest.artifact]
     return Session(bundle, engine_module(manifest.target).open_engine(artifact, manifest, threads or cpu_count()))
@@ -294,5 +303,5 @@ def check_isa(manifest: Manifest) -> None:
         warnings.warn(
             f"{manifest.name} was quantized for {made_for}: its int8 activations are right here but slow. Export it "
             f"again with --isa {here} for this machine.",
-            stacklevel=3,
+            stacklevel=4,
         )
