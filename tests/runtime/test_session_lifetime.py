@@ -1,4 +1,4 @@
-"""What a session leaves behind: nothing, whatever was asked of it and however it ended. Each time in a fresh process."""
+"""What a session leaves behind: nothing, whatever was asked of it. Each time in a fresh process."""
 
 from __future__ import annotations
 
