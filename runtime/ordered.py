@@ -45,20 +45,19 @@ def in_order(
     turns: SimpleQueue[Future[Answer] | _End] = SimpleQueue()
     turn = threading.Lock()
     source = iter(items)
-    ended = False
+    ended = threading.Event()
 
     def taken() -> tuple[Item, Future[Answer]] | None:
-        nonlocal ended
         with turn:
-            if ended:
+            if ended.is_set():
                 return None
             try:
                 item = next(source)
             except BaseException as error:
-                ended = True
+                ended.set()
                 turns.put(_End(None if isinstance(error, StopIteration) else error))
                 return None
-            if ended:  # closed while the source was thinking
+            if ended.is_set():  # closed while the source was thinking
                 return None
             future: Future[Answer] = Future()
             turns.put(future)
@@ -100,7 +99,7 @@ def in_order(
             yield answer
             del answer
     finally:
-        ended = True
+        ended.set()
         slots.release()
         for thread in threads:
             if thread is not threading.current_thread():  # the collector may run anywhere
