@@ -66,13 +66,12 @@ class OpenVinoEngine:
     """
 
     def __init__(self, core: openvino.Core, model: openvino.Model, threads: int, version: str) -> None:
-        self._core: openvino.Core | None = core
-        self._model = model
+        self._source: tuple[openvino.Core, openvino.Model] | None = (core, model)
         self._threads = threads
         self._lock = threading.Lock()
         self._compiled: dict[bool, openvino.CompiledModel] = {}
         self._idle = _no_requests()
-        single = self._compile(core, single=True)
+        single = self._compile(self._source, single=True)
         devices = single.get_property("EXECUTION_DEVICES")
         self.info = EngineInfo(
             name="openvino",
@@ -86,15 +85,15 @@ class OpenVinoEngine:
         """As `Engine.infer`."""
         import openvino
 
-        core, single = self._core, len(images) == 1
+        source, single = self._source, len(images) == 1
         idle = self._idle[single]
-        if core is None:
+        if source is None:
             raise EngineError("the engine is closed; load the bundle again")
         try:
             try:
                 request = idle.pop()
             except IndexError:
-                request = self._compile(core, single=single).create_infer_request()
+                request = self._compile(source, single=single).create_infer_request()
             request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
             request.infer()
             # The output buffer belongs to the request and is written again by the next call.
@@ -106,18 +105,19 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """As `Engine.close`."""
-        self._core = None
+        self._source = None
         self._idle = _no_requests()
         self._compiled = {}
 
-    def _compile(self, core: openvino.Core, *, single: bool) -> openvino.CompiledModel:
+    def _compile(self, source: tuple[openvino.Core, openvino.Model], *, single: bool) -> openvino.CompiledModel:
+        core, model = source
         with self._lock:
             if single not in self._compiled:
-                shape = self._model.input(0).partial_shape
+                shape = model.input(0).partial_shape
                 shape[0] = 1 if single else -1
-                self._model.reshape(shape)
+                model.reshape(shape)
                 self._compiled[single] = core.compile_model(
-                    self._model,
+                    model,
                     _DEVICE,
                     {
                         "INFERENCE_PRECISION_HINT": "f32",
