@@ -92,8 +92,8 @@ class OnnxRuntimeEngine:
         if session is None:
             raise EngineError("the engine is closed; load the bundle again")
         try:
-            # Not `run_with_iobinding`: `images` is not copied here either. Bound once it saves 7 µs a call, bound for each
-            # buffer it costs 13 (tests/perf/session_ratio.py).
+            # Not `run_with_iobinding`: `images` is not copied here either. Bound once it saves 7 µs a call, bound
+            # for each buffer it costs 13 (tests/perf/session_ratio.py).
             logits: NDArray[np.float32] = session.run(self._outputs, {self._input: images})[0]
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
