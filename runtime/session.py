@@ -23,7 +23,6 @@ from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
 from edgecls.runtime.errors import BundleError, InputError, UnsupportedError
 from edgecls.runtime.forked import ForkedEngine
-from edgecls.runtime.ordered import in_order
 from edgecls.runtime.preprocess import Picture, Preprocess
 from edgecls.runtime.progress import PlainProgress, Progress
 
@@ -185,6 +184,8 @@ class Session:
     def _stream(
         self, pictures: Iterable[Picture], top: int, tolerant: bool, workers: int, ahead: int
     ) -> Generator[tuple[Prediction, ...] | InputError, None, None]:
+        from edgecls.runtime.ordered import in_order  # threads and futures, which single pictures do without
+
         def classify(picture: Picture) -> tuple[Prediction, ...]:
             return self.classify(picture, top=top)
 

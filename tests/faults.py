@@ -7,7 +7,6 @@ point. What the child leaves in its folder, the test judges.
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib
 import json
 import os
@@ -16,7 +15,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -49,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def meet(operation: str, fault: Fault, folder: Path, *, points: int | None = None, seed: int = 0) -> list[Outcome]:
-    """Runs an operation once with the fault at each of its points, and once more without.
+    """Runs an operation once without a fault, point 0, and once with it at each of its points.
 
     Args:
         operation: Name of its module in this folder.
@@ -75,25 +74,21 @@ def main() -> None:
     """The process that forks: `OPERATION FAULT FOLDER [POINTS SEED]`."""
     name, fault, root = sys.argv[1:4]
     operation: Any = importlib.import_module(name)
-    count = _count(operation, fault, Path(root))
-    points: Sequence[int] = range(1, count + 1)
-    if len(sys.argv) > 4:
-        points = sorted(random.Random(int(sys.argv[5])).sample(points, min(int(sys.argv[4]), count)))
-    for point in (*points, count + 1):
+
+    def attempt(point: int) -> str:
         folder = Path(root, f"{fault}-{point}")
         folder.mkdir()
         operation.prepare(folder)
         end, text = _forked(operation, folder, _Injector(fault, point))
         print(json.dumps({"point": point, "end": end, "text": text}), flush=True)
+        return text
 
-
-def _count(operation: Operation, fault: str, root: Path) -> int:
-    folder = root / "counted"
-    folder.mkdir()
-    operation.prepare(folder)
-    end, text = _forked(operation, folder, _Injector(fault, 0))
-    assert end == "done", text
-    return int(text)
+    count = int(attempt(0))  # no point: it only counts them
+    points: Sequence[int] = range(1, count + 1)
+    if len(sys.argv) > 4:
+        points = sorted(random.Random(int(sys.argv[5])).sample(points, min(int(sys.argv[4]), count)))
+    for point in points:
+        attempt(point)
 
 
 def _forked(operation: Operation, folder: Path, injector: _Injector) -> tuple[str, str]:
@@ -189,14 +184,6 @@ class _Injector:
             return result
 
         return around
-
-
-def digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """sha256 of each file, None where there is none."""
-    paths = {name: folder / name for name in names}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None for name, path in paths.items()
-    }
 
 
 def left_over(folder: Path) -> list[str]:

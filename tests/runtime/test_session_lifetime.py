@@ -154,7 +154,7 @@ def test_calls_leave_no_memory_behind(run, engine, calls):
 
 @proc
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("cycles", [60, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cycles", [30, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_opening_and_closing_leaves_no_memory_behind(run, engine, cycles):
     assert int(run(CYCLES, engine, cycles)) < 8_000_000
 
@@ -162,7 +162,7 @@ def test_opening_and_closing_leaves_no_memory_behind(run, engine, cycles):
 @proc
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_closed_session_holds_next_to_nothing(run, engine):
-    assert int(run(CLOSED, engine, 40)) < 300_000
+    assert int(run(CLOSED, engine, 25)) < 300_000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX forks")
