@@ -81,15 +81,15 @@ def read_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") 
     """As `open_picture`, without a Pillow image where the pixels can be had more cheaply.
 
     Returns:
-        A loaded Pillow image of mode RGB, or `uint8 [height, width, 3]`, RGB, with the same pixels: a view of `picture`
-        where that is a coloured array, and plain JPEG files where simplejpeg is installed.
+        A loaded Pillow image of mode RGB, or `uint8 [height, width, 3]`, RGB, with the same pixels: `picture` itself or
+        a view of it where that is a coloured array, and plain JPEG files where simplejpeg is installed.
 
     Raises:
         InputError: As `open_picture`.
         UnsupportedError: simplejpeg is installed but cannot be used.
     """
     pixels, blue_first = read_stored(picture, exif)
-    if isinstance(pixels, Image.Image):
+    if isinstance(pixels, Image.Image) or (pixels.shape[2] == 3 and not blue_first):
         return pixels
     return pixels[:, :, 2::-1] if blue_first else pixels[:, :, :3]
 
