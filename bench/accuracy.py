@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -73,13 +73,18 @@ class Answers:
         return int(np.count_nonzero(self.top[run][:, 0] < 0))
 
     def write(self, path: Path, classes: int) -> None:
+        """As `save`, to a file that is complete or is not there."""
+        with atomic_file(path) as file:
+            self.save(file, classes)
+
+    def save(self, file: IO[bytes], classes: int) -> None:
         """Saves the answers as `.npz`.
 
         It holds `path`, `sha256`, `label` (-1: none), and for each run `runN_top` and `runN_kl`; for more than 100
         classes with labels also `runN_confusion`, `int32 [classes, classes]`: label, answer.
 
         Args:
-            path: The file.
+            file: Open for writing.
             classes: How many there are.
         """
         arrays: dict[str, NDArray[np.generic]] = {
@@ -95,8 +100,7 @@ class Answers:
                 f"run{run}_confusion": confusion_matrix(truth, top[:, 0], classes).astype(np.int32)
                 for run, top in enumerate(self.top)
             }
-        with atomic_file(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def classify_images(

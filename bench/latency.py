@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,6 @@ from edgecls.bench.latency_process import (
 from edgecls.bench.report import ColdStart, Interval, Latency, LaunchLatency, Memory, Profile, Stages
 from edgecls.bench.scratch import scratch_folder
 from edgecls.bench.statistics import early_stopping_percentile, mean_interval
-from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.errors import EngineError
 from edgecls.runtime.progress import Advance
 
@@ -187,7 +187,7 @@ class _Launch:
         launch.peak_rss_bytes = process.ask(PeakMemory, "peak_memory").peak_rss_bytes
 
 
-def write_samples(traces: Sequence[Trace], path: Path) -> None:
+def write_samples(traces: Sequence[Trace], file: IO[bytes] | Path) -> None:
     """Saves every sample, nanoseconds, as compressed `.npz`.
 
     For run R and launch L: `runR_launchL_ns`, `runR_launchL_round` (the turn in which a sample was taken) and
@@ -204,8 +204,7 @@ def write_samples(traces: Sequence[Trace], path: Path) -> None:
                 )
                 if launch.stages is not None:
                     arrays[f"{prefix}_stages_ns"] = launch.stages
-    with atomic_file(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def summarise_latency(

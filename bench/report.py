@@ -300,6 +300,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=
         """0, or 4 where the report is written but invalid."""
         return 0 if self.valid else EXIT_CODES["invalid"]
 
+    def to_json(self) -> bytes:
+        """What stands in the file."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:
     """Writes a report; the file is complete or is not there.
@@ -308,7 +312,7 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
         InputError: The file cannot be written; choose another `-o`.
     """
     with atomic_file(path) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        file.write(report.to_json())
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:

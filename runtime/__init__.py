@@ -9,6 +9,7 @@ from edgecls.runtime.errors import (
     MissingExtraError,
     UnsupportedError,
 )
+from edgecls.runtime.frame import Frame
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
@@ -19,6 +20,7 @@ __all__ = [
     "BundleError",
     "EdgeclsError",
     "EngineError",
+    "Frame",
     "ImageSet",
     "InputError",
     "Labels",

@@ -12,6 +12,9 @@ from typing import IO, Any
 
 from edgecls.runtime.errors import InputError
 
+PART_PATTERN = ".edgecls-*.part"
+"""What a file is called before it takes its name; the star is random."""
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
@@ -30,7 +33,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise InputError(f"cannot write {target}: it exists and is not a file. Choose another name")
     # Not `tempfile`: its files are private, and the umask that would tell the usual mode cannot be read without
     # changing it for all threads.
-    part = target.with_name(f".edgecls-{secrets.token_hex(8)}.part")
+    part = target.with_name(PART_PATTERN.replace("*", secrets.token_hex(8)))
     try:
         raw = _WatchedFile(part, "xb")
     except OSError as error:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import zipfile
-from typing import Literal
+from typing import IO, Literal
 
 import msgspec
 
@@ -184,6 +184,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", ta
         return None
 
 
+class ReplacedError(BundleError):
+    """Another file has taken the bundle's name since it was opened: open it again."""
+
+
 class Bundle:
     """An open bundle: its record, and its members' bytes, read in place and checked.
 
@@ -202,8 +206,9 @@ class Bundle:
         """
         self.path = os.fspath(path)
         try:
-            self.size_bytes = os.stat(self.path).st_size
-            with zipfile.ZipFile(self.path) as archive:
+            with open(self.path, "rb") as file, zipfile.ZipFile(file) as archive:
+                self._status = os.fstat(file.fileno())
+                self.size_bytes = self._status.st_size
                 self._directory = self._checked_directory(archive)
                 self.manifest = self._checked_manifest(self._read(archive, "bundle.json"))
         except OSError as error:
@@ -215,7 +220,7 @@ class Bundle:
     def sha256(self) -> str:
         """Digest of the whole file, hex: the identity of the bundle in reports."""
         digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
+        with self._reopened() as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
@@ -225,11 +230,12 @@ class Bundle:
 
         Raises:
             BundleError: The member is missing, or its bytes are not those that `bundle.json` names.
+            ReplacedError: Another file has taken the bundle's name since it was opened.
         """
         if member not in self.manifest.members:
             raise self._error(f"it has no member {member!r}")
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with self._reopened() as file, zipfile.ZipFile(file) as archive:
                 data = self._read(archive, member)
         except OSError as error:
             raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
@@ -238,6 +244,14 @@ class Bundle:
         if hashlib.sha256(data).hexdigest() != self.manifest.members[member].sha256:
             raise self._error(f"its member {member!r} has other bytes than bundle.json says: it was damaged or changed")
         return data
+
+    def _reopened(self) -> IO[bytes]:
+        file = open(self.path, "rb")  # noqa: SIM115 - the caller closes it
+        status, then = os.fstat(file.fileno()), self._status
+        if (status.st_ino, status.st_mtime_ns, status.st_size) != (then.st_ino, then.st_mtime_ns, then.st_size):
+            file.close()
+            raise ReplacedError(f"{self.path} was replaced since it was opened: open it again")
+        return file
 
     def _read(self, archive: zipfile.ZipFile, member: str) -> bytes:
         size = self._directory[member]

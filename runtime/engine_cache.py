@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgecls.runtime.atomic_file import atomic_file
+from edgecls.runtime.atomic_file import PART_PATTERN, atomic_file
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.progress import Progress
 
@@ -16,6 +17,9 @@ FOLDER = "EDGECLS_CACHE"
 """Environment variable that names another folder."""
 
 _MAGIC = b"edgecls.cache/1\n"
+
+_ABANDONED_S = 24 * 3600.0
+"""No file is being written for that long: one that never took its name is of a process that was killed."""
 
 
 class CacheFolder:
@@ -46,6 +50,13 @@ class CacheFolder:
                 f"everybody may write to the cache folder {self.path}, and an engine from there would run on your GPU. "
                 f"chmod o-w it, or name another one in {FOLDER}."
             )
+        self._remove_abandoned()
+
+    def _remove_abandoned(self) -> None:
+        for part in self.path.glob(PART_PATTERN):
+            with contextlib.suppress(OSError):  # a read-only folder, or another process was faster
+                if time.time() - part.stat().st_mtime > _ABANDONED_S:
+                    part.unlink()
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file.

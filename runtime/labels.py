@@ -16,6 +16,9 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode categories that a name may not hold: it is printed on terminals and written to reports."""
 
+MAX_NAME_CHARACTERS = 1000
+"""Of a name or an id: it is printed on terminals and stands in error messages."""
+
 _MAX_LISTED = 5
 
 
@@ -23,8 +26,8 @@ class Labels(msgspec.Struct, frozen=True):
     """The classes of a classifier, in the order of its logits.
 
     Raises:
-        InvalidRecordError: There is no class, a name is empty or holds control characters, or the ids are not unique
-            or not as many as the names (an `InputError`; when decoding JSON, msgspec's `ValidationError`).
+        InvalidRecordError: There is no class, a name is empty, too long or holds control characters, or the ids are not
+            unique or not as many as the names (an `InputError`; when decoding JSON, msgspec's `ValidationError`).
     """
 
     names: tuple[str, ...]
@@ -37,6 +40,11 @@ class Labels(msgspec.Struct, frozen=True):
             for index, text in enumerate(texts):
                 if not text.strip():
                     raise InvalidRecordError(f"class {index} (counted from 0) has an empty {field}")
+                if len(text) > MAX_NAME_CHARACTERS:
+                    raise InvalidRecordError(
+                        f"class {index} (counted from 0) has {len(text)} characters in its {field}, which begins with "
+                        f"{text[:20]!r}; at most {MAX_NAME_CHARACTERS} are read"
+                    )
                 if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
                     raise InvalidRecordError(
                         f"class {index} (counted from 0) has a control character in its {field} {text!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
-from typing import IO, Any, Literal, TypeAlias, cast
+from typing import IO, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,15 @@ from PIL import Image
 
 from edgecls.runtime import fast
 from edgecls.runtime.errors import InputError
+from edgecls.runtime.frame import DlpackArray, Frame, stored_pixels
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | Image.Image"
+Picture: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | DlpackArray | Frame | Image.Image"
+)
 """What can be classified: a path, encoded bytes, a Pillow image, or an array `uint8`, 0..255: `[height, width, 3]` RGB,
-`[height, width, 4]` RGBA (the alpha is dropped) or `[height, width]` grey."""
+`[height, width, 4]` RGBA (the alpha is dropped), `[height, width]` or `[height, width, 1]` grey. An array may be
+numpy's, contiguous or not, or another library's in the CPU's memory (DLPack: torch, JAX); `Frame(array, "bgr")` says
+that blue comes first."""
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Suffixes of picture files in lower case; what a file really is, its first bytes decide."""
@@ -76,17 +81,43 @@ def read_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") 
     """As `open_picture`, without a Pillow image where the pixels can be had more cheaply.
 
     Returns:
-        A loaded Pillow image of mode RGB, or `uint8 [height, width, 3]`, RGB, with the same pixels: `picture` itself
-        where that is such an array, and plain JPEG files where simplejpeg is installed.
+        A loaded Pillow image of mode RGB, or `uint8 [height, width, 3]`, RGB, with the same pixels: `picture` itself or
+        a view of it where that is a coloured array, and plain JPEG files where simplejpeg is installed.
 
     Raises:
         InputError: As `open_picture`.
         UnsupportedError: simplejpeg is installed but cannot be used.
     """
+    pixels, blue_first = read_stored(picture, exif)
+    if isinstance(pixels, Image.Image) or (pixels.shape[2] == 3 and not blue_first):
+        return pixels
+    return pixels[:, :, 2::-1] if blue_first else pixels[:, :, :3]
+
+
+def read_stored(
+    picture: Picture, exif: Literal["ignore", "apply"] = "ignore"
+) -> tuple[Image.Image | NDArray[np.uint8], bool]:
+    """As `read_picture`, with coloured arrays as they are: a crop is cheaper to put right than a whole frame.
+
+    Returns:
+        A loaded Pillow image of mode RGB, or `uint8 [height, width, 3 or 4]`, whose fourth channel means nothing; and
+        whether blue comes first in it.
+
+    Raises:
+        InputError, UnsupportedError: As `read_picture`.
+    """
+    if isinstance(picture, (np.ndarray, DlpackArray)):
+        picture = Frame(picture, "rgb")
+    if not isinstance(picture, Frame):
+        return _read_encoded(picture, exif), False
+    array, blue_first = stored_pixels(picture)
+    _check_size(array.shape[1], array.shape[0], f"<array {list(array.shape)}>")
+    return (Image.fromarray(array).convert("RGB"), False) if array.ndim == 2 else (array, blue_first)
+
+
+def _read_encoded(picture: Picture, exif: Literal["ignore", "apply"]) -> Image.Image | NDArray[np.uint8]:
     if isinstance(picture, Image.Image):
         return _decoded(picture, _name(picture), exif)
-    if isinstance(picture, np.ndarray):
-        return _pixels_from_array(picture)
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return _pixels_from_file(io.BytesIO(bytes(picture)), _name(picture), exif)
     if isinstance(picture, (str, os.PathLike)):
@@ -110,17 +141,6 @@ def _name(picture: Picture) -> str:
     if isinstance(picture, memoryview):
         return f"<{picture.nbytes} bytes>"
     return repr(os.fspath(cast("str", picture)))
-
-
-def _pixels_from_array(array: NDArray[Any]) -> Image.Image | NDArray[np.uint8]:
-    deep = array.ndim == 3 and array.shape[2] in (3, 4)
-    if array.dtype != np.uint8 or not (deep or array.ndim == 2) or array.size == 0:
-        raise InputError(
-            f"cannot classify an array of {array.dtype} {list(array.shape)}; "
-            "give uint8, 0..255: [height, width, 3] RGB, [height, width, 4] RGBA or [height, width] grey"
-        )
-    _check_size(array.shape[1], array.shape[0], f"<array {list(array.shape)}>")
-    return array if array.shape[2:] == (3,) else Image.fromarray(array).convert("RGB")
 
 
 def _pixels_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply"]) -> Image.Image | NDArray[np.uint8]:

@@ -41,7 +41,7 @@ _ArrowArray._fields_ = [
 
 
 def pixel_memory(image: Image.Image | NDArray[np.uint8]) -> PixelMemory:
-    """Finds the pixels of an RGB image, or of an array `uint8 [height, width, 3]`.
+    """Finds the pixels of an RGB image, or of an array `uint8 [height, width, 3 or 4]`.
 
     Nothing is copied where lines follow each other (an array's may have gaps) and, of an image, where Pillow is 13 or
     newer and keeps the picture in one block, 16 MiB or 4 million pixels by default.
@@ -51,11 +51,11 @@ def pixel_memory(image: Image.Image | NDArray[np.uint8]) -> PixelMemory:
         if found is not None:
             return found
         image = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
-    height, width, _ = image.shape
-    if image.strides[1:] != (3, 1) or image.strides[0] < 3 * width:
+    height, width, channels = image.shape
+    if image.strides[1:] != (channels, 1) or image.strides[0] < channels * width:
         image = np.ascontiguousarray(image)
     # numpy gives an axis of one any stride.
-    return PixelMemory(image, image.ctypes.data, image.strides[0] if height > 1 else 3 * width, 3)
+    return PixelMemory(image, image.ctypes.data, image.strides[0] if height > 1 else channels * width, channels)
 
 
 def _arrow_memory(image: Image.Image) -> PixelMemory | None:

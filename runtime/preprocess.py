@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgecls.runtime.errors import InvalidRecordError
-from edgecls.runtime.picture import Picture, open_picture, read_picture
+from edgecls.runtime.picture import Picture, open_picture, read_picture, read_stored
 from edgecls.runtime.resize import Interpolation, resized_crop
 
 __all__ = ["Colour", "Exif", "Interpolation", "Mode", "Picture", "Preprocess", "open_picture", "read_picture"]
@@ -94,9 +94,12 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
             InputError: The picture cannot be read, or is of a kind that would be silently misread.
             UnsupportedError: edgecls-fast or simplejpeg is installed but cannot be used; the message says why.
         """
-        image = read_picture(picture, self.exif)
+        image, blue_first = read_stored(picture, self.exif)
         width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
-        return resized_crop(image, self._resized_size(width, height), self.crop_px, self.interpolation, out)
+        crop = resized_crop(image, self._resized_size(width, height), self.crop_px, self.interpolation, out)
+        if blue_first:  # channels are resized each for itself, so they may be put in order afterwards
+            crop[:, :, :3] = crop[:, :, 2::-1]
+        return crop
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:
         side = self.resize_px

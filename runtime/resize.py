@@ -80,7 +80,7 @@ def resized_crop(
     """Resizes a picture and takes the square in its middle.
 
     Args:
-        image: Mode RGB, loaded; or `uint8 [height, width, 3]`, RGB.
+        image: Mode RGB, loaded; or `uint8 [height, width, 3 or 4]`, RGB; a fourth channel is not looked at.
         size_px: Width and height to resize to.
         crop_px: Side of the square. Where it is larger than the resized picture, zeros surround that.
         interpolation: Pillow's antialiased filter.
@@ -113,7 +113,7 @@ def resized_crop(
         _resample_compiled(compiled, image, across, down, interpolation, inside)
         return out
     if not isinstance(image, Image.Image):
-        image = Image.fromarray(image)
+        image = Image.fromarray(image[:, :, :3])
     resample = _resample_whole if max(size_px) <= _WHOLE_AXIS_LIMIT * crop_px else _resample_window
     inside[..., :3] = resample(image, across, down, interpolation)
     return out

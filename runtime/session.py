@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
 import warnings
-from collections.abc import Iterable
+import weakref
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecls.runtime import fast
-from edgecls.runtime.bundle import Bundle, Manifest, Padding
+from edgecls.runtime.bundle import Bundle, Manifest, Padding, ReplacedError
 from edgecls.runtime.canvas import Canvas
 from edgecls.runtime.cpu import cpu_count, cpu_isa
 from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
 from edgecls.runtime.errors import BundleError, InputError, UnsupportedError
+from edgecls.runtime.forked import ForkedEngine
 from edgecls.runtime.preprocess import Picture, Preprocess
 from edgecls.runtime.progress import PlainProgress, Progress
 
@@ -32,8 +36,12 @@ class Prediction(msgspec.Struct, frozen=True):
     """Softmax probability, 0..1."""
 
 
+_KEPT_BATCH = 64
+"""Buffers for larger batches are not kept for the next call."""
+
+
 class Session:
-    """Runs one bundle. A context manager; safe to use from several threads.
+    """Runs one bundle. A context manager; safe to use from several threads, useless in a forked child.
 
     Attributes:
         bundle: What runs.
@@ -47,8 +55,9 @@ class Session:
         self.preprocess: Preprocess = bundle.manifest.preprocess
         self.engine = engine
         self._padding = bundle.manifest.padding
-        self._canvases = threading.local()
+        self._idle: deque[Canvas] = deque()
         self._classes = len(bundle.manifest.labels)
+        _sessions.add(self)
 
     @property
     def engine_info(self) -> EngineInfo:
@@ -71,7 +80,10 @@ class Session:
                 f"logits() takes uint8 [batch, {side}, {side}, 3], got {crops.dtype} {list(crops.shape)}; "
                 "use session.preprocess.pixels(picture), or classify()."
             )
-        return self._infer(self._padded(crops))
+        if self._padding is None:
+            return self._infer(np.ascontiguousarray(crops))
+        with self._canvas(len(crops)) as canvas:
+            return self._infer(canvas.fill(crops))
 
     def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As `logits`, of what the engine takes."""
@@ -88,26 +100,29 @@ class Session:
         """What an engine takes: crops `uint8 [batch, height, width, 3]`, contiguous, with the border around them."""
         return np.ascontiguousarray(crops) if border is None else Canvas(crops.shape, border).fill(crops)
 
-    def _padded(self, crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """As `pad`, in a buffer that this thread uses again."""
-        if self._padding is None:
-            return np.ascontiguousarray(crops)
-        return self._canvas(crops.shape, self._padding).fill(crops)
-
-    def _canvas(self, shape: tuple[int, ...], padding: Padding) -> Canvas:
-        canvas: Canvas | None = getattr(self._canvases, "canvas", None)
-        if canvas is None or canvas.shape != shape:
-            canvas = self._canvases.canvas = Canvas(shape, padding)
-        return canvas
+    @contextlib.contextmanager
+    def _canvas(self, count: int) -> Iterator[Canvas]:
+        """A buffer for so many crops, no other thread's for the block; as many are kept as were used at once."""
+        idle = self._idle
+        try:
+            canvas = idle.pop()
+        except IndexError:
+            canvas = None
+        if canvas is None or canvas.capacity < count:
+            side = self.preprocess.crop_px
+            canvas = Canvas((count, side, side, 3), self._padding)
+        yield canvas
+        if canvas.capacity <= _KEPT_BATCH:
+            idle.append(canvas)
 
     def _logits_of(self, picture: Picture) -> NDArray[np.float32]:
-        """Logits of one picture, whose pixels are written where the engine reads them if that can be done at once."""
-        if self._padding is None or fast.kernel() is None:
-            return self.logits(self.preprocess.pixels(picture))
-        side = self.preprocess.crop_px
-        canvas = self._canvas((1, side, side, 3), self._padding)
-        self.preprocess.pixels(picture, out=canvas.inside[0])
-        return self._infer(canvas.images)
+        """Logits `float32 [1, classes]` of one picture, whose pixels are written where the engine reads them."""
+        with self._canvas(1) as canvas:
+            if fast.kernel() is None:
+                self.preprocess.pixels(picture, out=canvas.crops[0])
+                return self._infer(canvas.painted(1))
+            self.preprocess.pixels(picture, out=canvas.inside[0])
+            return self._infer(canvas.images[:1])
 
     def classify(self, picture: Picture, *, top: int = 5) -> tuple[Prediction, ...]:
         """The best classes of one picture, best first.
@@ -119,18 +134,65 @@ class Session:
         Raises:
             InputError: The picture cannot be read.
         """
-        if top < 1:
-            raise InputError(f"top is {top}; it must be at least 1")
+        _refuse_below_one("top", top)
         return self.rank(self._logits_of(picture)[0], top)
 
     def classify_batch(self, pictures: Iterable[Picture], *, top: int = 5) -> tuple[tuple[Prediction, ...], ...]:
         """As `classify`, with one engine call for all pictures."""
-        if top < 1:
-            raise InputError(f"top is {top}; it must be at least 1")
+        _refuse_below_one("top", top)
         crops = [self.preprocess.pixels(picture) for picture in pictures]
         if not crops:
             return ()
-        return tuple(self.rank(row, top) for row in self.logits(np.stack(crops)))
+        with self._canvas(len(crops)) as canvas:
+            return tuple(self.rank(row, top) for row in self._infer(canvas.fill(crops)))
+
+    def classify_stream(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        top: int = 5,
+        errors: Literal["raise", "yield"] = "raise",
+        workers: int = 2,
+        ahead: int | None = None,
+    ) -> Generator[tuple[Prediction, ...] | InputError, None, None]:
+        """As `classify` of every picture, in their order; one is decoded while another is in the engine.
+
+        Threads take the pictures, decode and classify them, while the caller works on earlier answers. Closing the
+        generator (or leaving its `for`, or an error) ends the threads; pictures that they have taken by then are lost.
+
+        Args:
+            pictures: May be endless and slow, a camera for example; it is asked by one thread at a time.
+            top: How many classes; at most all.
+            errors: What becomes of a picture that cannot be read: `raise` ends the stream in its place, `yield` gives
+                the `InputError` in place of the answer, and the stream goes on.
+            workers: Threads that classify. Two overlap decoding with inference; for the most pictures a second on N
+                CPUs, N of them on a session of one thread.
+            ahead: Pictures that may be taken from `pictures` before their answers were asked for; by default two for
+                each worker.
+
+        Raises:
+            InputError: A picture cannot be read, or an argument is out of its range.
+            EngineError: The engine fails, or was opened before a fork.
+        """
+        ahead = 2 * workers if ahead is None else ahead
+        for name, value in (("top", top), ("workers", workers), ("ahead", ahead)):
+            _refuse_below_one(name, value)
+        if errors not in ("raise", "yield"):
+            raise InputError(f"errors is {errors!r}; choose 'raise' or 'yield'")
+        return self._stream(pictures, top, errors == "yield", workers, ahead)
+
+    def _stream(
+        self, pictures: Iterable[Picture], top: int, tolerant: bool, workers: int, ahead: int
+    ) -> Generator[tuple[Prediction, ...] | InputError, None, None]:
+        from edgecls.runtime.ordered import in_order  # threads and futures, which single pictures do without
+
+        def classify(picture: Picture) -> tuple[Prediction, ...]:
+            return self.classify(picture, top=top)
+
+        with contextlib.closing(in_order(classify, pictures, workers=workers, ahead=ahead)) as answers:
+            for answer in answers:
+                error = answer.exception()
+                yield error if tolerant and isinstance(error, InputError) else answer.result()
 
     def rank(self, logits: NDArray[np.float32], top: int) -> tuple[Prediction, ...]:
         """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes."""
@@ -143,8 +205,9 @@ class Session:
         return tuple(Prediction(int(i), names[i], float(score)) for i, score in zip(best, scores, strict=True))
 
     def close(self) -> None:
-        """Frees the engine."""
+        """Frees the engine and the buffers, once the calls that other threads are in have ended."""
         self.engine.close()
+        self._idle = deque()
 
     def __enter__(self) -> Session:
         return self
@@ -153,6 +216,23 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _lose_engines() -> None:
+    for session in _sessions:
+        session.engine = ForkedEngine(session.engine)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lose_engines)
+
+
+def _refuse_below_one(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{name} is {value}; it must be at least 1")
 
 
 def load(
@@ -181,9 +261,18 @@ def load(
         EngineError: Its engine cannot be built here.
         InputError: There is no such file, or `threads` is not positive.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; it must be at least 1")
-    bundle = path if isinstance(path, Bundle) else Bundle(path)
+    if threads is not None:
+        _refuse_below_one("threads", threads)
+    progress = progress or PlainProgress()
+    if isinstance(path, Bundle):
+        return _session(path, threads, build, progress)
+    try:
+        return _session(Bundle(path), threads, build, progress)
+    except ReplacedError:  # a new one was put in its place at this very moment
+        return _session(Bundle(path), threads, build, progress)
+
+
+def _session(bundle: Bundle, threads: int | None, build: bool, progress: Progress) -> Session:
     manifest = bundle.manifest
     check_isa(manifest)
     if manifest.target not in engine_names():
@@ -192,7 +281,7 @@ def load(
             "upgrade edgecls here, or export for one of those"
         )
     if manifest.unbuilt:
-        manifest, artifact = built_artifact(bundle, BuildOptions(cached_only=not build), progress or PlainProgress())
+        manifest, artifact = built_artifact(bundle, BuildOptions(cached_only=not build), progress)
     else:
         artifact = [bundle.read(member) for member in manifest.artifact]
     return Session(bundle, engine_module(manifest.target).open_engine(artifact, manifest, threads or cpu_count()))
@@ -215,5 +304,5 @@ def check_isa(manifest: Manifest) -> None:
         warnings.warn(
             f"{manifest.name} was quantized for {made_for}: its int8 activations are right here but slow. Export it "
             f"again with --isa {here} for this machine.",
-            stacklevel=3,
+            stacklevel=4,
         )

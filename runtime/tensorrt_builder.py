@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgecls.runtime.bundle import Manifest
 from edgecls.runtime.engine_cache import CacheFolder, DamagedFileError
-from edgecls.runtime.errors import BundleError, EngineError, UnsupportedError
+from edgecls.runtime.errors import BundleError, EngineError, InputError, UnsupportedError
 from edgecls.runtime.progress import Advance, Progress
 from edgecls.runtime.tensorrt_api import (
     Library,
@@ -129,7 +129,7 @@ def build_plan(
             )
         raise EngineError(f"{what} cannot build an engine of {name}: {text}. Please report this with the bundle.")
     if timings is not None:
-        _keep_timings(config, *timings)
+        _keep_timings(config, *timings, progress)
     return bytes(plan)
 
 
@@ -190,10 +190,14 @@ def _give_timings(config: tensorrt.IBuilderConfig, folder: CacheFolder, file: st
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _keep_timings(config: tensorrt.IBuilderConfig, folder: CacheFolder, file: str) -> None:
+def _keep_timings(config: tensorrt.IBuilderConfig, folder: CacheFolder, file: str, progress: Progress) -> None:
     cache = config.get_timing_cache()
-    if cache is not None:
+    if cache is None:
+        return
+    try:
         folder.write(file, bytes(cache.serialize()))
+    except InputError as error:  # the engine is built, which took minutes
+        progress.note(f"the timings of this build are not kept, the next one takes as long: {error}")
 
 
 class _Steps:

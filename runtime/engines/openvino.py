@@ -7,6 +7,7 @@ On CPUs with bf16 (and on ARM with f16) OpenVINO computes fp32 models in half pr
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -61,17 +62,16 @@ class OpenVinoEngine:
     """A compiled model of OpenVINO; `infer` may be called from several threads.
 
     Batch 1 is compiled with static shapes, which is 6–17 % faster than one dynamic model for all; the dynamic one is
-    compiled when the first other batch size comes. Every thread has an infer request of its own.
+    compiled when the first other batch size comes. A call has an infer request of its own, which later ones use again.
     """
 
     def __init__(self, core: openvino.Core, model: openvino.Model, threads: int, version: str) -> None:
-        self._core: openvino.Core | None = core
-        self._model = model
+        self._source: tuple[openvino.Core, openvino.Model] | None = (core, model)
         self._threads = threads
         self._lock = threading.Lock()
         self._compiled: dict[bool, openvino.CompiledModel] = {}
-        self._requests = threading.local()
-        single = self._compile(single=True)
+        self._idle = _no_requests()
+        single = self._compile(self._source, single=True)
         devices = single.get_property("EXECUTION_DEVICES")
         self.info = EngineInfo(
             name="openvino",
@@ -85,41 +85,39 @@ class OpenVinoEngine:
         """As `Engine.infer`."""
         import openvino
 
-        if self._core is None:
+        source, single = self._source, len(images) == 1
+        idle = self._idle[single]
+        if source is None:
             raise EngineError("the engine is closed; load the bundle again")
         try:
-            request = self._request(single=len(images) == 1)
+            try:
+                request = idle.pop()
+            except IndexError:
+                request = self._compile(source, single=single).create_infer_request()
             request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
             request.infer()
             # The output buffer belongs to the request and is written again by the next call.
             logits: NDArray[np.float32] = request.get_output_tensor().data.copy()
+            idle.append(request)
         except Exception as error:
             raise EngineError(f"OpenVINO failed on a batch of shape {images.shape}: {error}") from error
         return logits
 
     def close(self) -> None:
         """As `Engine.close`."""
-        self._requests = threading.local()
-        self._compiled.clear()
-        self._core = None
+        self._source = None
+        self._idle = _no_requests()
+        self._compiled = {}
 
-    def _request(self, *, single: bool) -> openvino.InferRequest:
-        name = "single" if single else "batch"
-        request = getattr(self._requests, name, None)
-        if request is None:
-            request = self._compile(single=single).create_infer_request()
-            setattr(self._requests, name, request)
-        return request
-
-    def _compile(self, *, single: bool) -> openvino.CompiledModel:
-        assert self._core is not None
+    def _compile(self, source: tuple[openvino.Core, openvino.Model], *, single: bool) -> openvino.CompiledModel:
+        core, model = source
         with self._lock:
             if single not in self._compiled:
-                shape = self._model.input(0).partial_shape
+                shape = model.input(0).partial_shape
                 shape[0] = 1 if single else -1
-                self._model.reshape(shape)
-                self._compiled[single] = self._core.compile_model(
-                    self._model,
+                model.reshape(shape)
+                self._compiled[single] = core.compile_model(
+                    model,
                     _DEVICE,
                     {
                         "INFERENCE_PRECISION_HINT": "f32",
@@ -129,3 +127,7 @@ class OpenVinoEngine:
                     },
                 )
             return self._compiled[single]
+
+
+def _no_requests() -> dict[bool, deque[openvino.InferRequest]]:
+    return {False: deque(), True: deque()}

@@ -55,6 +55,7 @@ def test_forms(tmp_path, content, names, ids):
         ("\tcat\nb\tdog", "class 0 .* empty id"),
         (b"cat\nb\xe4r", "not UTF-8 .byte 5."),
         ("c\x00at\ndog".encode("utf-16"), "not UTF-8"),
+        ("cat\n" + "\x1b" * 10_000_000, "class 1 .* has 10000000 characters in its name.*at most 1000"),
     ],
 )
 def test_refused_files(tmp_path, content, message):

@@ -1,5 +1,6 @@
 import concurrent.futures
 import io
+import threading
 
 import msgspec
 import numpy as np
@@ -81,6 +82,84 @@ def test_it_may_be_used_from_several_threads(session):
             assert list(pool.map(session.classify, pictures)) == expected
 
 
+def test_threads_that_come_and_go_share_few_buffers(session):
+    expected = session.classify(picture())
+    for _ in range(20):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert pool.submit(session.classify, picture()).result() == expected
+    assert len(session._idle) == 1
+
+
+def test_a_session_that_is_closed_in_use_answers_or_says_so(bundle_path):
+    opened = load(bundle_path, threads=1)
+    expected = opened.classify(picture())
+    begun = threading.Barrier(5, timeout=60)
+
+    def ask_for_ever():
+        begun.wait()
+        while True:
+            assert opened.classify(picture()) == expected
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask_for_ever) for _ in range(4)]
+        begun.wait()
+        opened.close()
+        for one in asked:
+            with pytest.raises(EngineError, match="closed"):
+                one.result(60)
+
+
+def test_a_stream_answers_as_single_calls_do(session):
+    pictures = [picture(seed, (40 + seed, 60)) for seed in range(9)]
+    expected = [session.classify(one, top=2) for one in pictures]
+    for workers, ahead in ((1, 1), (2, None), (3, 7)):
+        assert list(session.classify_stream(iter(pictures), top=2, workers=workers, ahead=ahead)) == expected
+    assert list(session.classify_stream([])) == []
+
+
+def test_an_unreadable_picture_of_a_stream_stands_in_its_place(session):
+    pictures = [picture(0), b"no picture", picture(1), b"", picture(2)]
+    one, error, two, empty, three = session.classify_stream(pictures, errors="yield")
+    assert (one, two, three) == tuple(session.classify(picture(seed)) for seed in range(3))
+    assert isinstance(error, InputError)
+    assert "is not a JPEG" in str(error)
+    assert "is empty" in str(empty)
+    stream = session.classify_stream(pictures)
+    assert next(stream) == one
+    with pytest.raises(InputError, match="is not a JPEG"):
+        next(stream)
+    assert list(stream) == []
+
+
+def test_other_errors_of_a_stream_are_always_raised(session, bundle_path):
+    def unplugged():
+        yield picture()
+        raise InputError("the camera was unplugged")
+
+    stream = session.classify_stream(unplugged(), errors="yield")
+    next(stream)
+    with pytest.raises(InputError, match="unplugged"):
+        next(stream)
+    with load(bundle_path) as closed:
+        stream = closed.classify_stream([picture()] * 3, errors="yield")
+    with pytest.raises(EngineError, match="closed"):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": 0}, "top is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"ahead": -1}, "ahead is -1"),
+        ({"errors": "ignore"}, "errors is 'ignore'; choose"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused_at_once(session, options, message):
+    with pytest.raises(InputError, match=message):
+        session.classify_stream([picture()], **options)
+
+
 def test_a_closed_session_says_so(bundle_path):
     with load(bundle_path) as session:
         pass
@@ -111,9 +190,11 @@ class Recorder:
 
     def __init__(self):
         self.seen = []
+        self.addresses = set()
 
     def infer(self, images):
         self.seen.append(images.copy())
+        self.addresses.add(images.ctypes.data)
         return np.zeros((len(images), 7), np.float32)
 
     def close(self):
@@ -131,6 +212,7 @@ def test_the_engine_sees_the_same_bytes_with_and_without_the_compiled_resize(ses
         session.classify(picture(1))
         session.classify_batch([picture(1)])
     assert len(session.engine.seen) == 4
+    assert len(session.engine.addresses) == 1, "not the same buffer"
     for images in session.engine.seen:
         np.testing.assert_array_equal(images[..., :3], session.engine.seen[0][..., :3])
 

@@ -1,0 +1,47 @@
+"""Fault operation: a measurement replaces an earlier one and what stands beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+from reports import SAMPLES, TRUTH, answers, report
+
+from edgecls.bench import measure
+from edgecls.bench.accuracy import Answers
+from edgecls.bench.latency import LaunchTrace, Trace
+from edgecls.runtime.imageset import ImageFile
+
+OLD, NEW = 1.0, 2.0
+LOADED: Any = None
+
+
+def prepare(folder: Path) -> None:
+    write(folder, OLD)
+
+
+def run(folder: Path) -> None:
+    write(folder, NEW)
+
+
+def write(folder: Path, speed: float) -> None:
+    """What a measurement writes; every part of it tells `speed`."""
+    made = report(speed)
+    seen = Answers(
+        images=tuple(ImageFile(f"{number}.png", f"{number:064x}", None, int(TRUTH[number])) for number in range(300)),
+        unreadable=(),
+        top=tuple(answers(int(wrong * speed))[:, None].astype(np.int32) for wrong in (5, 7)),
+        kl=None,
+        scores=None,
+    )
+    slices = np.full(SAMPLES, int(speed * 1e6), np.int64)
+    traces = [
+        Trace([LaunchTrace(0.0, LOADED, slices=[slices]) for _ in item.latency.launches] if item.latency else [])
+        for item in made.runs
+    ]
+    bench: Any = SimpleNamespace(traces=tuple(traces))
+    made = msgspec.structs.replace(made, reasons=(f"speed {speed}",))
+    measure._write(made, folder / "report.json", seen, len(made.runs), bench)

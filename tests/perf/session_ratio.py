@@ -1,0 +1,118 @@
+"""What a session saves: `python tests/perf/session_ratio.py BUNDLE [--seconds S]`.
+
+Ways of one kind are interleaved in one process, in an order drawn anew each round; p50 and its ratio to the first way
+are printed. CPU time of the calling thread for single calls, wall time for streams, which use several threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from edgecls.runtime import Bundle, Frame, load
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime
+
+Ways = dict[str, Callable[[], object]]
+
+
+def compare(title: str, ways: Ways, seconds: float, clock: Callable[[], int]) -> None:
+    """Prints p50 of each way in microseconds."""
+    times: dict[str, list[int]] = {name: [] for name in ways}
+    rng = np.random.default_rng(0)
+    for way in ways.values():
+        way()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(times[next(iter(ways))]) < 5:
+        for name in rng.permutation(list(ways)):
+            began = clock()
+            ways[name]()
+            times[name].append(clock() - began)
+    first = float(np.median(next(iter(times.values()))))
+    for name, values in times.items():
+        p50 = float(np.median(values))
+        print(f"{title:28} {name:34} p50 {p50 / 1e3:10.1f} us   ratio {p50 / first:.3f}   n {len(values)}")
+
+
+def bindings(bundle: Bundle) -> Ways:
+    """ONNX Runtime's `run` and its IO binding, on the same input."""
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(bundle.read("model.onnx"), options, providers=["CPUExecutionProvider"])
+    shape = [1, *session.get_inputs()[0].shape[1:]]
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    logits = np.empty((1, len(bundle.manifest.labels)), np.float32)
+    source, target = session.get_inputs()[0].name, session.get_outputs()[0].name
+    binding = session.io_binding()
+
+    def bind() -> None:
+        binding.bind_input(source, "cpu", 0, np.uint8, image.shape, image.ctypes.data)
+        binding.bind_output(target, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+
+    def bound() -> np.ndarray:
+        session.run_with_iobinding(binding)
+        return logits.copy()
+
+    def bound_anew() -> np.ndarray:
+        bind()
+        return bound()
+
+    bind()
+    assert np.array_equal(session.run([target], {source: image})[0], bound())
+    return {"run": lambda: session.run([target], {source: image}), "bound once": bound, "bound each call": bound_anew}
+
+
+def frames(path: str) -> Ways:
+    """Frames of 1280×720 in the orders that cameras have."""
+    session = load(path, threads=1)
+    rgb = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
+    bgr, bgra = rgb[:, :, ::-1].copy(), np.dstack([rgb[:, :, ::-1], rgb[:, :, 0]])
+    pixels = session.preprocess.pixels
+    return {
+        "rgb": lambda: pixels(rgb),
+        "Frame(bgr)": lambda: pixels(Frame(bgr, "bgr")),
+        "bgr[..., ::-1]": lambda: pixels(bgr[:, :, ::-1]),
+        "bgr turned by a copy": lambda: pixels(bgr[:, :, ::-1].copy()),
+        "Frame(bgra)": lambda: pixels(Frame(bgra, "bgr")),
+        "bgra turned by a copy": lambda: pixels(bgra[:, :, 2::-1].copy()),
+    }
+
+
+def streams(path: str) -> Ways:
+    """32 JPEG pictures of 500×375, one after the other and as a stream."""
+    pictures = []
+    for seed in range(32):
+        coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 27, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        pictures.append(buffer.getvalue())
+    one, two = load(path, threads=1), load(path, threads=2)
+    assert list(one.classify_stream(pictures)) == [one.classify(picture) for picture in pictures]
+    return {
+        "classify, 1 thread": lambda: [one.classify(picture) for picture in pictures],
+        "classify, 2 threads": lambda: [two.classify(picture) for picture in pictures],
+        "stream, 1 thread, 2 workers": lambda: list(one.classify_stream(pictures)),
+        "stream, 2 threads, 2 workers": lambda: list(two.classify_stream(pictures)),
+    }
+
+
+def main() -> None:
+    """Prints the three tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("--seconds", type=float, default=10)
+    given = parser.parse_args()
+    bundle = Bundle(given.bundle)
+    if bundle.manifest.target == "onnxruntime":
+        compare("ONNX Runtime, 1 thread", bindings(bundle), given.seconds, time.thread_time_ns)
+    compare("1280x720 to crop", frames(given.bundle), given.seconds, time.thread_time_ns)
+    compare("32 JPEG to top-5", streams(given.bundle), given.seconds, time.perf_counter_ns)
+
+
+if __name__ == "__main__":
+    main()
