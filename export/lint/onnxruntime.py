@@ -197,6 +197,12 @@ RULES: tuple[Rule, ...] = (
         _wrong_biases,
     ),
     Rule(
+        "activation-scales",
+        "give activations one scale; only weights have one a channel",
+        f"{_SEEN}: QLinearConv and MatMulIntegerToFloat are made all the same, and fail at the first picture",
+        scales_per_channel,
+    ),
+    Rule(
         "float-bias",
         "write the bias as int32 codes of scale input · weight",
         f"{_SEEN}: Conv and Gemm compute in float",
@@ -209,13 +215,6 @@ RULES: tuple[Rule, ...] = (
         "quantize all inputs or none: this runs in float, after a conversion for nothing",
         f"{_SEEN}: it computes in float, or on weights that ONNX Runtime itself quantizes, with one scale a tensor",
         _half_quantized,
-        slow=True,
-    ),
-    Rule(
-        "activation-scales",
-        "give activations one scale; only weights have one a channel",
-        f"{_SEEN}: it computes in float",
-        scales_per_channel,
         slow=True,
     ),
     Rule(
