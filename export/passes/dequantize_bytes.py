@@ -27,7 +27,8 @@ def dequantize_bytes(model: ir.Model) -> bool:
         return False
     planes, values = transpose.outputs[0], dequantize.outputs[0]
     ir.convenience.replace_all_uses_with(values, planes)
-    planes.dtype, values.shape = values.dtype, model.graph.inputs[0].shape
+    planes.dtype = values.dtype = ir.DataType.FLOAT
+    values.shape = model.graph.inputs[0].shape
     dequantize.replace_input_with(0, model.graph.inputs[0])
     transpose.replace_input_with(0, values)
     model.graph.remove(dequantize)
