@@ -61,12 +61,8 @@ def compile_artifact(
     raise_findings(unmeant, "OpenVINO")
     told = (*placement.notes(), *notes(unmeant, "OpenVINO"))
     artifact, executed = _artifact(_read(quantized.proto), precision, isa, placement.padding, told)
-    integers = {name for node in executed if node.integer for name in node.names}
-    found = disagreements(
-        integer_nodes(quantized, findings),
-        candidates(quantized) & integers,
-        f"OpenVINO {artifact.passport.engine_version}",
-    )
+    engine = f"OpenVINO {artifact.passport.engine_version}"
+    found = disagreements(integer_nodes(quantized, findings), on_integers(quantized, executed), engine)
     return replace(artifact, notes=(*artifact.notes, *found))
 
 
@@ -172,6 +168,15 @@ class Executed:
     """Whether it does: a product of floats and compressed weights says `i8` too."""
     names: frozenset[str]
     """The operations of the given graph that were fused into it."""
+
+
+def on_integers(graph: Graph, executed: Sequence[Executed]) -> frozenset[str]:
+    """Names of a graph's weighted operations that OpenVINO computes on integers."""
+    names = {name for node in executed if node.integer for name in node.names}
+    last = graph.ir_model().graph.outputs[0]
+    if last.name in names and (node := last.producer()) is not None:
+        names.add(node.name or "")  # OpenVINO calls the last operation by the output's name.
+    return candidates(graph) & names
 
 
 def executed_kinds(structure: bytes, weights: bytes) -> Counter[tuple[str, str]]:

@@ -11,7 +11,7 @@ from quantized_text import COLUMNS, IN, OUT, WEIGHT, inputs, pair, pixels, plane
 from edgecls.calibration.graph import Graph
 from edgecls.export.lint.openvino import RULES, candidates, integer_nodes, lint
 from edgecls.export.targets import openvino as target
-from edgecls.export.targets.openvino import compile_artifact, executed_nodes
+from edgecls.export.targets.openvino import compile_artifact, executed_nodes, on_integers
 from edgecls.runtime.errors import EngineError
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -82,7 +82,7 @@ def written(graph: Graph) -> list[bytes]:
 
 def executed(graph: Graph) -> frozenset[str]:
     """What OpenVINO computes on integers, by name."""
-    return candidates(graph) & {name for node in executed_nodes(*written(graph)) if node.integer for name in node.names}
+    return on_integers(graph, executed_nodes(*written(graph)))
 
 
 def answers(graph: Graph) -> np.ndarray:
