@@ -89,7 +89,8 @@ def _float_biases(model: ir.Model) -> Found:
         if node.op_type in {"Conv", "Gemm"} and bias is not None and dequantize_of(bias) is None:
             yield name_of(node), f"{node.op_type} reads codes but its bias is float"
         reader = only_consumer(node.outputs[0])
-        if node.op_type == "MatMul" and _is_matrix(node.inputs[0]) and reader is not None and reader.op_type == "Add":
+        added = reader is not None and reader.op_type == "Add" and not all(map(is_activation, reader.inputs))
+        if node.op_type == "MatMul" and _is_matrix(node.inputs[0]) and added:
             yield name_of(node), "ONNX Runtime makes one Gemm of MatMul and Add, and its bias is float"
 
 
