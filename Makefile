@@ -66,5 +66,5 @@ schema: $(STAMP)
 	$(BIN)/python -m edgecls.bench.report_schema
 
 clean:
-	rm -rf $(VENV) .dev build dist *.egg-info fast/build fast/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis edgecls-demo
+	rm -rf $(VENV) .dev build dist *.egg-info fast/build fast/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache edgecls-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -226,15 +226,20 @@ def _absorb_saturation(graph: ir.Graph) -> None:
         reader = only_consumer(node.outputs[0])
         if reader is None or reader.op_type != "QuantizeLinear":
             continue
-        low, high = clamp_ends(node)
-        scale, zero_point = constant(reader.inputs[1]), constant(reader.inputs[2])
-        if scale is None or zero_point is None:
-            continue
-        grid = Grid("int8" if zero_point.dtype == np.int8 else "uint8", float(scale), int(zero_point))
-        slack = grid.scale * 1e-3  # float32 rounding of the scale
-        if grid.low >= low - slack and grid.high <= high + slack:
+        if absorbs(reader, node):
             reader.replace_input_with(0, node.inputs[0])
             graph.remove(node, safe=True)
+
+
+def absorbs(quantize: ir.Node, clamp: ir.Node) -> bool:
+    """Whether the grid of a QuantizeLinear saturates at least as early as the Relu or Clip before it."""
+    scale, zero_point = constant(quantize.inputs[1]), constant(quantize.inputs[2])
+    if scale is None or zero_point is None or scale.size > 1:
+        return False
+    low, high = clamp_ends(clamp)
+    grid = Grid("int8" if zero_point.dtype == np.int8 else "uint8", float(scale), int(zero_point))
+    slack = grid.scale * 1e-3  # float32 rounding of the scale
+    return grid.low >= low - slack and grid.high <= high + slack
 
 
 def clamp_ends(node: ir.Node) -> tuple[float, float]:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from edgecls.calibration.graph import Graph, constant
-from edgecls.export.lint import Finding
-
-Found = Iterator[tuple[str, str]]
-"""Name of a node (or input), and what is wrong with it."""
+from edgecls.export.lint import Finding, Found, Rule, find_all, input_of, name_of, producer_of
 
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -48,52 +43,21 @@ _KNOWN_TYPES = frozenset(
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Something that a graph must not do."""
-
-    name: str
-    remedy: str
-    forbidden_by: str
-    """`parser`: that of TensorRT-RTX refuses it; `profile`: its builder has no profile for it. Else who forbids it."""
-    find: Callable[[ir.Model], Found]
-    dialects: tuple[Literal["weak", "strong"], ...] = ("weak", "strong")
-
-
 def lint(graph: Graph, dialect: Literal["weak", "strong"]) -> tuple[Finding, ...]:
     """Every node that breaks a rule of a dialect, in the order of the rules."""
-    proto = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph.proto))
-    model = ir.from_proto(proto)
-    return tuple(
-        Finding(node, rule.name, problem, rule.remedy)
-        for rule in RULES
-        if dialect in rule.dialects
-        for node, problem in rule.find(model)
-    )
+    return find_all(RULES, graph, dialect)
 
 
 def _pairs(model: ir.Model) -> Iterator[ir.Node]:
     return (node for node in model.graph if node.op_type in _PAIR)
 
 
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _producer(value: ir.Value | None) -> ir.Node | None:
-    return value.producer() if value is not None else None
-
-
-def _name(node: ir.Node) -> str:
-    return str(node.name or node.outputs[0].name or node.op_type)
-
-
 def _nonzero_zero_points(model: ir.Model) -> Found:
     for node in _pairs(model):
-        zero_point = constant(_input(node, 2))
+        zero_point = constant(input_of(node, 2))
         if zero_point is not None and np.any(zero_point != 0):
             yield (
-                _name(node),
+                name_of(node),
                 f"{node.op_type} has the zero point {int(zero_point.ravel()[np.argmax(zero_point != 0)])}",
             )
 
@@ -102,39 +66,39 @@ def _unsigned_codes(model: ir.Model) -> Found:
     for node in _pairs(model):
         codes = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
         if codes is not None and codes.dtype is not None and codes.dtype != ir.DataType.INT8:
-            yield _name(node), f"{node.op_type} has codes of type {codes.dtype.name.lower()}"
+            yield name_of(node), f"{node.op_type} has codes of type {codes.dtype.name.lower()}"
 
 
 def _bad_scales(model: ir.Model) -> Found:
     for node in _pairs(model):
-        scale = constant(_input(node, 1))
+        scale = constant(input_of(node, 1))
         if scale is not None and not (np.isfinite(scale) & np.greater(scale, 0)).all():
-            yield _name(node), f"{node.op_type} has the scale {float(np.min(scale)):g}"
+            yield name_of(node), f"{node.op_type} has the scale {float(np.min(scale)):g}"
 
 
 def _computed_scales(model: ir.Model) -> Found:
     for node in _pairs(model):
-        if constant(_input(node, 1)) is None:
-            yield _name(node), f"the scale of {node.op_type} is computed"
+        if constant(input_of(node, 1)) is None:
+            yield name_of(node), f"the scale of {node.op_type} is computed"
 
 
 def _scales_per_channel(model: ir.Model) -> Found:
     for node in _pairs(model):
-        scale = constant(_input(node, 1))
-        source = _producer(node.inputs[0])
+        scale = constant(input_of(node, 1))
+        source = producer_of(node.inputs[0])
         codes = source.inputs[0] if source is not None and source.op_type == "QuantizeLinear" else node.inputs[0]
         if scale is not None and scale.size > 1 and constant(codes) is None:
-            yield _name(node), f"{node.op_type} of an activation has {scale.size} scales"
+            yield name_of(node), f"{node.op_type} of an activation has {scale.size} scales"
 
 
 def _half_quantized(model: ir.Model) -> Found:
     for node in model.graph:
         if node.op_type not in _WEIGHTED:
             continue
-        quantized = [(p := _producer(node.inputs[i])) is not None and p.op_type == "DequantizeLinear" for i in (0, 1)]
+        quantized = [(p := producer_of(node.inputs[i])) is not None and p.op_type == "DequantizeLinear" for i in (0, 1)]
         if quantized[0] != quantized[1]:
             which = "input but not its weight" if quantized[0] else "weight but not its input"
-            yield _name(node), f"{node.op_type} has its {which} quantized"
+            yield name_of(node), f"{node.op_type} has its {which} quantized"
 
 
 def _bytes_inside(model: ir.Model) -> Found:
@@ -145,24 +109,24 @@ def _bytes_inside(model: ir.Model) -> Found:
     for node in model.graph:
         for value in node.inputs:
             if value in inputs and value is not None and value.dtype == ir.DataType.UINT8 and node.op_type != "Cast":
-                yield _name(node), f"{node.op_type} reads the uint8 input"
+                yield name_of(node), f"{node.op_type} reads the uint8 input"
         for value in node.outputs:
             if value.dtype == ir.DataType.UINT8:
-                yield _name(node), f"{node.op_type} makes a uint8 tensor"
+                yield name_of(node), f"{node.op_type} makes a uint8 tensor"
 
 
 def _missing_operations(model: ir.Model) -> Found:
     for node in model.graph:
         if node.domain not in {"", "ai.onnx"}:
-            yield _name(node), f"{node.domain}::{node.op_type} is of a foreign domain"
+            yield name_of(node), f"{node.domain}::{node.op_type} is of a foreign domain"
         elif node.op_type in _MISSING:
-            yield _name(node), f"{node.op_type} is not imported"
+            yield name_of(node), f"{node.op_type} is not imported"
 
 
 def _second_outputs(model: ir.Model) -> Found:
     for node in model.graph:
         if node.op_type == "MaxPool" and len(node.outputs) > 1:
-            yield _name(node), "MaxPool returns indices"
+            yield name_of(node), "MaxPool returns indices"
 
 
 def _unknown_types(model: ir.Model) -> Found:
@@ -178,14 +142,14 @@ def _mixed_types(model: ir.Model) -> Found:
         kinds = {value.dtype for value in node.inputs if value is not None and value.dtype in _FLOATS}
         if len(kinds) > 1:
             yield (
-                _name(node),
+                name_of(node),
                 f"{node.op_type} reads {' and '.join(sorted(kind.name.lower() for kind in kinds if kind))}",
             )
 
 
 def _mismatched_scales(model: ir.Model) -> Found:
     for node in _pairs(model):
-        scale = _input(node, 1)
+        scale = input_of(node, 1)
         value = node.inputs[0] if node.op_type == "QuantizeLinear" else node.outputs[0]
         if (
             scale is not None
@@ -193,16 +157,16 @@ def _mismatched_scales(model: ir.Model) -> Found:
             and None not in {scale.dtype, value.dtype}
             and scale.dtype != value.dtype
         ):
-            yield _name(node), f"{node.op_type} of {value.dtype.name.lower()} has a {scale.dtype.name.lower()} scale"
+            yield name_of(node), f"{node.op_type} of {value.dtype.name.lower()} has a {scale.dtype.name.lower()} scale"
 
 
 def _computed_weights(model: ir.Model) -> Found:
     for node in model.graph:
-        source = _input(node, 1)
-        while (producer := _producer(source)) is not None and producer.op_type in _PAIR | {"Cast"}:
+        source = input_of(node, 1)
+        while (producer := producer_of(source)) is not None and producer.op_type in _PAIR | {"Cast"}:
             source = producer.inputs[0]
         if node.op_type in {"Conv", "ConvTranspose"} and constant(source) is None:
-            yield _name(node), f"the weight of {node.op_type} is computed"
+            yield name_of(node), f"the weight of {node.op_type} is computed"
 
 
 def _dynamic_sides(model: ir.Model) -> Found:
@@ -215,13 +179,13 @@ def _dynamic_sides(model: ir.Model) -> Found:
 def _codes_as_weights(model: ir.Model) -> Found:
     for node in _pairs(model):
         if node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None:
-            yield _name(node), "DequantizeLinear reads int8 weights from the file"
+            yield name_of(node), "DequantizeLinear reads int8 weights from the file"
 
 
 def _half_tensors(model: ir.Model) -> Found:
     for node in model.graph:
         if any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs):
-            yield _name(node), f"{node.op_type} makes a float16 tensor"
+            yield name_of(node), f"{node.op_type} makes a float16 tensor"
 
 
 def _newer_than(opset: int) -> Callable[[ir.Model], Found]:
@@ -232,6 +196,7 @@ def _newer_than(opset: int) -> Callable[[ir.Model], Found]:
     return find
 
 
+# `parser`: that of TensorRT-RTX refuses it; `profile`: its builder has no profile for it. Else who forbids it.
 RULES: tuple[Rule, ...] = (
     Rule("zero-point", "use symmetric grids", "parser", _nonzero_zero_points),
     Rule("scale", "make every scale positive and finite", "parser", _bad_scales),

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 PACKAGE = "onnxruntime"
 
+DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
+"""Steps of ONNX Runtime's optimiser that are left out: this one quantizes float weights, with one scale a tensor, where
+a plan has left a node in float between two on integers."""
+
 _PROVIDER = "CPUExecutionProvider"
 
 
@@ -62,7 +66,9 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # What fails is raised; warnings about our own graph are no news to the user.
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+        session = onnxruntime.InferenceSession(
+            model, options, providers=[_PROVIDER], disabled_optimizers=DISABLED_OPTIMIZERS
+        )
     except Exception as error:
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} refuses the graph of {manifest.name}: {error}. It was made with "

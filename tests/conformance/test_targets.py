@@ -133,6 +133,16 @@ def test_every_instruction_set_computes_the_same_network(networks, tmp_path, tar
         assert np.abs(session.logits(crops) - expected).max() <= 0.15 * np.abs(expected).max()
 
 
+@STEMS
+@pytest.mark.parametrize("isa", ["x86-vnni", "x86", "arm64"])
+@pytest.mark.parametrize("target", ON_CPU)
+def test_our_graphs_break_no_rule_and_the_engine_runs_what_the_linter_foretells(networks, target, isa, stem):
+    _, traced, plan = networks[stem]
+    artifact = target_module(target).compile_artifact(traced.graph, "int8", plan, isa)
+    # What breaks a rule is refused there, what is merely slower or otherwise than foretold is told.
+    assert all("of the weighted operations stay in float" in note for note in artifact.notes), artifact.notes
+
+
 @pytest.mark.parametrize(("target", "precision"), REFUSED)
 def test_a_precision_that_makes_no_sense_is_refused_with_a_reason(networks, tmp_path, target, precision):
     with pytest.raises(UnsupportedError, match=f"{precision} on {target} is refused: .+"):

@@ -80,8 +80,7 @@ def counted(name: str, crop_px: int) -> None:
     artifact = ov_target.compile_artifact(graph, "int8", plan, "x86-vnni")
     executed = ov_target.executed_kinds(artifact.files["model.xml"], artifact.files["model.bin"])
     integer = sum(count for (kind, type_), count in executed.items() if "Conv" in kind and type_ in {"u8", "i8"})
-    # The first convolution reads three channels, for which OpenVINO may choose a float kernel.
-    assert integer >= convolutions - NETWORKS[name] - 1
+    assert integer == convolutions - NETWORKS[name]
     assert executed["FullyConnected", "u8"] == products
     assert len(artifact.notes) == (NETWORKS[name] > 0)
 

@@ -1,0 +1,100 @@
+"""Emulators of other CPUs, and what runs in them, from Debian's packages in a cache folder: nothing is installed.
+
+`python tests/qemu.py x86_64` fetches an emulator ahead of time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+CACHE = Path(__file__).parents[1] / ".cache" / "qemu"
+"""Kept between runs, ignored by git, removed by `make clean`."""
+
+SUITE = "trixie"
+"""Its QEMU is 10.0; 7.2, that of the suite before, crashes in ONNX Runtime on aarch64."""
+
+MIRROR = "http://deb.debian.org/debian"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+class UnavailableError(Exception):
+    """Debian's packages are not to be had here; the message says why."""
+
+
+def emulator(architecture: str) -> Path:
+    """The program that runs another CPU's programs as processes of this machine: `qemu-x86_64`, `qemu-aarch64`.
+
+    A process that the guest starts runs on the real CPU: guests should start none.
+
+    Raises:
+        UnavailableError: It is not in the cache and cannot be fetched.
+    """
+    program = f"usr/bin/qemu-{architecture}"
+    return unpacked(f"qemu-{architecture}", ["qemu-user"], members=[f"./{program}"]) / program
+
+
+def unpacked(name: str, packages: Sequence[str], *, architecture: str = "amd64", members: Sequence[str] = ()) -> Path:
+    """A folder of the cache with the files of Debian packages, but not of what they depend on; fetched once.
+
+    Args:
+        name: Of the folder.
+        architecture: Debian's name of it: `amd64`, `arm64`.
+        members: The only files that are wanted, as `./usr/bin/…`; empty for all.
+
+    Raises:
+        UnavailableError: apt, its keyring or the network is missing.
+    """
+    folder = CACHE / name
+    if folder.is_dir():
+        return folder
+    if missing := [tool for tool in ("apt-get", "dpkg-deb", "tar") if shutil.which(tool) is None]:
+        raise UnavailableError(f"{', '.join(missing)} not found: only Debian and its children have Debian's packages")
+    if not KEYRING.exists():
+        raise UnavailableError(f"{KEYRING} is not here: sudo apt install debian-archive-keyring")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        root = Path(scratch) / "root"
+        root.mkdir()
+        for package in _downloaded(Path(scratch), packages, architecture):
+            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
+                subprocess.run(["tar", "-x", "-C", str(root), *members], stdin=archive.stdout, check=True)
+        root.rename(folder)
+    return folder
+
+
+def _downloaded(scratch: Path, packages: Sequence[str], architecture: str) -> list[Path]:
+    """The package files, by an apt whose lists and cache are a folder of ours."""
+    for part in ("lists/partial", "cache/archives/partial", "packages"):
+        (scratch / part).mkdir(parents=True)
+    (scratch / "status").touch()
+    (scratch / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {SUITE} main\n")
+    settings = {
+        "Dir::Etc::SourceList": scratch / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State": scratch,
+        "Dir::State::Status": scratch / "status",
+        "Dir::Cache": scratch / "cache",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "APT::Sandbox::User": "root",
+        "Acquire::Retries": 2,
+    }
+    apt = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in settings.items())]
+    environment = {**os.environ, "LC_ALL": "C"}
+    for arguments in (["update"], ["download", *packages]):
+        done = subprocess.run(
+            [*apt, *arguments], cwd=scratch / "packages", env=environment, capture_output=True, text=True, timeout=600
+        )
+        if done.returncode != 0:
+            raise UnavailableError(f"apt-get {' '.join(arguments)} for Debian {SUITE} failed: {done.stderr.strip()}")
+    return sorted((scratch / "packages").glob("*.deb"))
+
+
+if __name__ == "__main__":
+    print(emulator(sys.argv[1]))
