@@ -102,13 +102,13 @@ def diagnose(
         seen = _run(pair, steps, images, progress)
         stages = _stages(steps, seen)
         drop = _drop(seen, _latest(steps, seen)[-1])
-        cause = _cause(stages, golden, fallen=drop is not None and drop[2] > 0)
+        repaired = _divergence(seen.reference, seen.repaired) if seen.repaired else None
+        cause = _cause(stages, golden, repaired, fallen=drop is not None and drop[2] > 0)
         layers: tuple[LayerNoise, ...] = ()
         if cause is not None:
             with progress.stage("Comparing layers"):
                 layers = _layers(pair, steps, cause, seen.crops)[:_LISTED]
     causes = _causes(stages, cause)
-    repaired = _divergence(seen.reference, seen.repaired) if seen.repaired else None
     return Diagnosis(
         bundle=subjects[0].name,
         reference=subjects[1].name,
@@ -174,10 +174,13 @@ def _stages(steps: Sequence[Step], seen: _Seen) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _cause(stages: Sequence[Stage], golden: VerifyResult | None, *, fallen: bool) -> int | None:
+def _cause(stages: Sequence[Stage], golden: VerifyResult | None, repaired: float | None, *, fallen: bool) -> int | None:
     """Index of the first stage after which half of the divergence is there; None where there is none to speak of.
 
     Args:
+        golden: Pixels that are not those of the golden samples are a cause whatever they change.
+        repaired: Divergence without the difference of the preprocessing: where half is gone, that is the cause, though
+            the reference could not be shown all that the candidate sees (bytes have ends).
         fallen: Whether top-1 has fallen beyond doubt.
     """
     if golden is not None and not all(sample.pixels_match for sample in golden.samples):
@@ -186,6 +189,8 @@ def _cause(stages: Sequence[Stage], golden: VerifyResult | None, *, fallen: bool
     sizes = {index: _size(stages[index]) for index in ran}
     if not ran or (sizes[ran[-1]] < NEGLIGIBLE_KL and not fallen):
         return None
+    if repaired is not None and repaired < sizes[ran[-1]] / 2:
+        return 0
     return next(index for index in ran if sizes[index] >= sizes[ran[-1]] / 2)
 
 
