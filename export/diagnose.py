@@ -19,7 +19,7 @@ from edgecls.bench.accuracy import decode_ahead, log_softmax, pixels_key
 from edgecls.bench.statistics import confidence_interval, lower_bound
 from edgecls.bench.subject import common_labels, open_subjects
 from edgecls.export.diagnosis import Cause, Diagnosis, Stage
-from edgecls.export.diagnosis_steps import Crops, Pair, Step, ir_of, make_steps, read_ranges
+from edgecls.export.diagnosis_steps import Crops, Pair, Step, ir_of, make_steps, read_plan
 from edgecls.export.diagnosis_text import verdict_text
 from edgecls.export.emulation import Emulation
 from edgecls.export.layer_noise import LayerNoise, noise_to_signal, quantized_inputs, rank_layers
@@ -218,8 +218,9 @@ def _layers(pair: Pair, steps: Sequence[Step], cause: int, crops: Sequence[Crops
         or whole is None
     ):
         return ()
-    padding, ranges = pair.bundle.manifest.padding, read_ranges(pair.bundle)
-    pairs = quantized_tensors(ir_of(whole), ranges)
+    padding, plan = pair.bundle.manifest.padding, read_plan(pair.bundle)
+    names = plan.tensors.keys() - plan.channel_scales if step.name == "weights" else plan.tensors.keys()
+    pairs = quantized_tensors(ir_of(whole), names)
     if step.name == "weights":  # after the reference's own graph, whose tensors have no grid
         signal = Emulation(before.proto, None, pair.threads, list(pairs))
         shown = [(pair.as_candidate_sees(both), both[1]) for both in crops]
@@ -231,7 +232,7 @@ def _layers(pair: Pair, steps: Sequence[Step], cause: int, crops: Sequence[Crops
         noise_to_signal(signal, noisy, pairs, shown),
         quantized_inputs(pairs),
         {name: grid_ends(node) for name, node in pairs.items()},
-        {name: (ranges[name].minimum, ranges[name].maximum) for name in pairs},
+        {name: (plan.tensors[name].minimum, plan.tensors[name].maximum) for name in pairs},
     )
 
 

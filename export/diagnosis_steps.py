@@ -81,15 +81,19 @@ class Range(msgspec.Struct):
     maximum: float
 
 
-class _Plan(msgspec.Struct):
-    tensors: dict[str, Range]
+class PlanExcerpt(msgspec.Struct):
+    """What is needed of `plan.json`."""
+
+    tensors: dict[str, Range] = {}
+    channel_scales: dict[str, tuple[float, ...]] = {}
+    """Tensors whose channels are divided before anything is quantized, so that the reference has other values."""
 
 
-def read_ranges(bundle: Bundle) -> dict[str, Range]:
-    """What a bundle's plan says that calibration saw, by tensor; empty without a plan."""
+def read_plan(bundle: Bundle) -> PlanExcerpt:
+    """The plan of a bundle; an empty one where it has none."""
     if "plan.json" not in bundle.manifest.members:
-        return {}
-    return msgspec.json.decode(bundle.read("plan.json"), type=_Plan).tensors
+        return PlanExcerpt()
+    return msgspec.json.decode(bundle.read("plan.json"), type=PlanExcerpt)
 
 
 def read_graph(bundle: Bundle) -> bytes | None:
@@ -154,7 +158,7 @@ def _export(pair: Pair) -> Step:
 
 def _quantization(pair: Pair) -> list[Step]:
     """What the Q/DQ graph is without the rounding of its activations, and without their ranges."""
-    proto, ranges = read_graph(pair.bundle), read_ranges(pair.bundle)
+    proto, ranges = read_graph(pair.bundle), read_plan(pair.bundle).tensors
     if proto is None:
         return [Step("quantization", f"not run: only {pair.bundle.manifest.target} computes its files")]
     pairs = quantized_tensors(ir_of(proto), ranges)

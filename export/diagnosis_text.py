@@ -93,9 +93,10 @@ def _remedy(pair: Pair, cause: Cause, repaired_kl: float | None, layers: Sequenc
             f"export with --plan.{coarse}"
         )
     if cause == "quantization":
+        plan = " with --plan (this bundle's plan.json)" if "plan.json" in ours.members else ""
         return (
-            "To see which layers, export for onnxruntime with --plan (this bundle's plan.json) and diagnose that: its "
-            "graph can be computed stage by stage. If that one is right, the engine is at fault."
+            f"To see which layers, export for onnxruntime{plan} and diagnose that: its graph can be computed stage by "
+            "stage. If that one is right, the engine is at fault."
         )
     return (
         f"The engine computes something else than the graph says: made with {ours.target} "

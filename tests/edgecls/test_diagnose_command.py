@@ -60,7 +60,7 @@ def test_a_table_the_layers_and_a_sentence(asked, capsys):
     assert ["+", "engine", "not", "run", "-", "-"] in cells
     assert "  engine: not run: nobody has it" in text
     assert "drop of top-1: +12.50 pp [+3.00, +22.00]" in text
-    assert "Add_0 - 3.2 0.5 0 to 0.6 0 to 6".split() in cells
+    assert ["Add_0", "-", "3.2", "0.5", "0", "to", "0.6", "0", "to", "6"] in cells
     assert text.endswith("\nValues are cut off.\n")
 
 

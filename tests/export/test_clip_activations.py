@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from edgecls.export.passes.clip_activations import clamp_ends_seen, clip_activations, grid_ends, quantized_tensors
-from edgecls.export.placement import place
-from edgecls.export.targets.onnxruntime import rules
+from edgecls.export.targets.onnxruntime import compile_artifact
 from edgecls.export.trace import probe_pictures, run_onnx
 from edgecls.runtime.session import Session
 
@@ -18,8 +18,8 @@ from edgecls.runtime.session import Session
 @pytest.fixture
 def placed(small):
     _, graph, plan = small
-    model = graph.ir_model()
-    return model, place(model, plan, rules("uint8", 8)).padding
+    artifact = compile_artifact(graph, "int8", plan, "x86-vnni")
+    return ir.from_proto(onnx.load_model_from_string(artifact.files["model.onnx"])), artifact.padding
 
 
 def answers(model, padding):
