@@ -8,11 +8,13 @@ import msgspec
 import networks
 import numpy as np
 import pytest
+import torch
 
 from edgecls.export.diagnose import diagnose
 from edgecls.export.diagnosis_steps import renormalized
 from edgecls.export.job import export_bundle
 from edgecls.export.trace import trace
+from edgecls.models.normalize import normalized
 from edgecls.runtime import Bundle, ImageSet, InputError, Preprocess
 from edgecls.runtime.bundle_writer import write_bundle
 
@@ -21,10 +23,16 @@ STAGES_INT8 = ["preprocessing", "export", "weights", "ranges", "rounding", "engi
 
 
 @pytest.fixture(scope="module")
-def network():
-    """A network whose best class is clearly best, so that what spoils it shows."""
-    module = networks.settle(networks.SmallNet())
-    module.fc.weight *= 12
+def network(pictures):
+    """A network that tells these pictures apart, so that what spoils its answers shows."""
+    torch.manual_seed(1)
+    module = networks.settle(networks.SmallNet(), seed=1)
+    preprocess = networks.classifier(module).preprocess
+    crops = [preprocess.pixels(pictures / image.path) for image in ImageSet.from_folder(pictures).images]
+    logits = module(torch.from_numpy(normalized(np.stack(crops), preprocess)))
+    factor = 4 / logits.std(0)
+    module.fc.weight *= factor[:, None]
+    module.fc.bias.copy_((module.fc.bias - logits.mean(0)) * factor)
     return module
 
 
@@ -143,6 +151,7 @@ def test_weights_that_are_too_coarse_are_named(told, made, int8, tmp_path) -> No
     found = told(made("coarse", plan=tmp_path / "plan.json"))
     assert found.causes == ("weights",)
     assert "float_nodes" in found.verdict
+    assert found.layers[0].name == name
     assert found.layers[0].sqnr_out_db < 10
 
 

@@ -35,6 +35,7 @@ from peers import ONNX_PEERS, OPENVINO_PEERS, Calibration, Files, ir_files
 from edgecls.bench.accuracy import log_softmax
 from edgecls.bench.statistics import confidence_interval
 from edgecls.calibration.collect import calibration_set, crops
+from edgecls.console import Console
 from edgecls.export.job import export_bundle
 from edgecls.export.trace import Trace, trace
 from edgecls.models import Classifier
@@ -224,6 +225,43 @@ def _interval(values: list[float] | None, factor: float, style: str) -> str:
     return f"{middle} [{low}, {high}]"
 
 
+def drawn_and_measured(
+    classifier: Classifier, data: Path, calibration: Path | None, size: int, limit: int | None
+) -> tuple[ImageSet, ImageSet]:
+    """The pictures that calibrate, and those that are measured: none is both."""
+    measured = ImageSet.from_folder(data, classifier.labels)
+    pool = measured if calibration is None else ImageSet.from_folder(calibration, classifier.labels)
+    # Without a seed, as the tests split a folder.
+    drawn = calibration_set(pool.take(size), size, 0)
+    used = {image.sha256 for image in drawn.images}
+    rest = tuple(image for image in measured.images if image.sha256 not in used)
+    measured = msgspec.structs.replace(measured, images=rest)
+    return drawn, measured if limit is None else measured.take(limit)
+
+
+def all_rows(
+    shop: Workshop, measured: ImageSet, targets: Sequence[str], asked: Sequence[str], seconds: float
+) -> list[dict[str, Any]]:
+    """The rows of a model on all engines."""
+    name, cpus = shop.classifier.name, os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    pixels = list(crops(measured, shop.classifier.preprocess, batch=1))
+    truth = [image.label for image in measured.images]
+    labels = None if None in truth else np.asarray(truth)
+    found: list[dict[str, Any]] = []
+    for target in targets:
+        if cpus is not None:
+            os.sched_setaffinity(0, cpus)
+        runs, failed = opened(shop, target, [peer for peer in TARGETS[target] if not asked or peer in asked])
+        print(f"{name}: {len(runs)} graphs answer {len(pixels)} pictures on {target}", file=sys.stderr, flush=True)
+        answers = {run: np.concatenate([infer(crop) for crop in pixels]) for run, infer in runs.items()}
+        found += rows_of(target, answers, labels, in_turns(runs, pixels[0], seconds))
+        found += [{"target": target, "quantizer": peer, "failed": why} for peer, why in failed.items()]
+    for row in found:
+        made = f"{row['target']} int8" if row["quantizer"] == "edgecls" else row["quantizer"]
+        row |= {"seconds": shop.seconds.get(made)}
+    return found
+
+
 @click.command()
 @model_options
 @click.option("--data", type=INPUT_FOLDER, required=True, help="Pictures that are measured.")
@@ -248,36 +286,14 @@ def main(
     work: Path,
 ) -> None:
     """Quantizes, measures and prints MODEL; rows of other models in the folder are printed too."""
-    classifier = open_model()
-    measured = ImageSet.from_folder(data, classifier.labels)
-    pool = measured if calibration is None else ImageSet.from_folder(calibration, classifier.labels)
-    # Without a seed, as the tests split a folder.
-    drawn = calibration_set(pool.take(size), size, 0)
-    used = {image.sha256 for image in drawn.images}
-    rest = tuple(image for image in measured.images if image.sha256 not in used)
-    measured = msgspec.structs.replace(measured, images=rest)
-    measured = measured if limit is None else measured.take(limit)
-    name = name or classifier.name
-    shop = Workshop(classifier, drawn, work / name)
-    pixels = list(crops(measured, classifier.preprocess, batch=1))
-    truth = [image.label for image in measured.images]
-    labels = None if None in truth else np.asarray(truth)
     kept = work / "rows.json"
+    with Console().work():
+        classifier = open_model()
+        name = name or classifier.name
+        drawn, measured = drawn_and_measured(classifier, data, calibration, size, limit)
+        shop = Workshop(classifier, drawn, work / name)
+        found = all_rows(shop, measured, targets, asked, seconds)
     rows = json.loads(kept.read_text()) if kept.exists() else {}
-    found = []
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    for target in targets:
-        if cpus is not None:
-            os.sched_setaffinity(0, cpus)
-        peers = [peer for peer in TARGETS[target] if not asked or peer in asked]
-        runs, failed = opened(shop, target, peers)
-        print(f"{name}: {len(runs)} graphs answer {len(pixels)} pictures on {target}", file=sys.stderr, flush=True)
-        answers = {run: np.concatenate([infer(crop) for crop in pixels]) for run, infer in runs.items()}
-        found += rows_of(target, answers, labels, in_turns(runs, pixels[0], seconds))
-        found += [{"target": target, "quantizer": peer, "failed": why} for peer, why in failed.items()]
-    for row in found:
-        made = f"{row['target']} int8" if row["quantizer"] == "edgecls" else row["quantizer"]
-        row |= {"seconds": shop.seconds.get(made)}
     rows[name] = found
     kept.write_text(json.dumps(rows, indent=1))
     print(table(rows))
