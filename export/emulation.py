@@ -47,7 +47,8 @@ class Emulation:
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Of one crop `uint8 [crop, crop, 3]`, RGB: `float32 [classes]`."""
-        return self._run(pixels)[0][0]
+        logits: NDArray[np.float32] = self._run(pixels)[0][0]
+        return logits
 
     def tensors(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """The tensors that were asked for, of one crop, in the order in which they were."""
