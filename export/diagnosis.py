@@ -52,5 +52,5 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", t
     causes: tuple[Cause, ...]
     """Empty where there is no drop to explain; several where they could not be run apart, the last one is what ran."""
     layers: tuple[LayerNoise, ...]
-    """The layers that add most noise in the stage that is the cause."""
+    """The layers that lose most in the stage that is the cause."""
     verdict: str

@@ -78,7 +78,7 @@ def _remedy(pair: Pair, cause: Cause, repaired_kl: float | None, layers: Sequenc
             "The float graphs differ though the checkpoint is one: export both with one version of edgecls and torch "
             f"({_versions(ours.provenance.versions)} against {_versions(theirs.provenance.versions)}), fp32 first."
         )
-    named = ", ".join(_named(layer) for layer in layers[:_NAMED] if layer.noise_added > 0)
+    named = ", ".join(_named(layer) for layer in layers[:_NAMED] if layer.lost_db > 0)
     if cause == "ranges":
         return (
             f"Values are cut off, most in {named or 'layers that could not be told'}: calibrate again with pictures "

@@ -1,4 +1,4 @@
-"""Where a graph departs from another one: the noise that each quantized layer adds to the signal."""
+"""Where a graph departs from another one: what each quantized layer loses of the signal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from edgecls.export.emulation import Emulation
 
 
+_GOOD_DB = 30.0
+"""Noise of a thousandth of the signal's power: what 8 bits give."""
+
+
 class LayerNoise(msgspec.Struct, frozen=True, kw_only=True):
     """A layer: what computes a quantized tensor from the quantized tensors before it."""
 
@@ -22,8 +26,8 @@ class LayerNoise(msgspec.Struct, frozen=True, kw_only=True):
     """Signal-to-noise ratio of the noisiest tensor that it reads; null where it reads the exact pixels alone."""
     sqnr_out_db: float | None
     """Signal-to-noise ratio of the tensor; null where both graphs agree to the bit."""
-    noise_added: float
-    """Noise power that the layer adds, as a part of its signal's power: 1 buries the signal."""
+    lost_db: float
+    """Signal-to-noise ratio that the layer loses below 30 dB: what is above, no answer hears."""
     kept: tuple[float, float]
     """Ends of the tensor's grid; what is beyond saturates."""
     seen: tuple[float, float]
@@ -62,9 +66,10 @@ def rank_layers(
     kept: Mapping[str, tuple[float, float]],
     seen: Mapping[str, tuple[float, float]],
 ) -> tuple[LayerNoise, ...]:
-    """The layers, the one that adds most noise first.
+    """The layers, the one that loses most first.
 
-    The rank is by power and not by decibels: from 60 to 40 dB nothing is lost, from 20 to 8 dB the picture is.
+    From 60 to 40 dB nothing is lost, from 26 to 4 dB the picture is; behind that layer, where noise is as strong as the
+    signal, every layer's noise varies without a fault of its own, by few decibels.
 
     Args:
         ratios: As `noise_to_signal` gives them.
@@ -80,12 +85,12 @@ def rank_layers(
                 name=name,
                 sqnr_in_db=_decibels(given),
                 sqnr_out_db=_decibels(ratio),
-                noise_added=ratio - given,
+                lost_db=_capped(given) - _capped(ratio),
                 kept=kept[name],
                 seen=seen[name],
             )
         )
-    return tuple(sorted(layers, key=lambda layer: -layer.noise_added))
+    return tuple(sorted(layers, key=lambda layer: -layer.lost_db))
 
 
 def quantized_inputs(pairs: Mapping[str, ir.Node]) -> dict[str, frozenset[str]]:
@@ -113,3 +118,8 @@ def _sources(node: ir.Node, names: Mapping[ir.Value, str]) -> Iterable[str]:
 
 def _decibels(ratio: float) -> float | None:
     return -10 * math.log10(ratio) if ratio > 0 else None
+
+
+def _capped(ratio: float) -> float:
+    decibels = _decibels(ratio)
+    return _GOOD_DB if decibels is None else min(decibels, _GOOD_DB)

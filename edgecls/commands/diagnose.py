@@ -65,7 +65,7 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
         low, high = diagnosis.drop_ci95_pp
         lines.append(f"  drop of top-1: {diagnosis.drop_pp:+.2f} pp [{low:+.2f}, {high:+.2f}]")
     if diagnosis.layers:
-        columns = ("layer", "SQNR in, dB", "out", "noise added", "kept", "seen")
+        columns = ("layer", "SQNR in, dB", "out", "lost, dB", "kept", "seen")
         lines += ["", table_text(columns, [_layer_row(layer) for layer in diagnosis.layers])]
     return [*lines, "", diagnosis.verdict]
 
@@ -80,7 +80,7 @@ def _row(stage: Stage) -> tuple[str, ...]:
 def _layer_row(layer: LayerNoise) -> tuple[str, ...]:
     sides = [_UNKNOWN if value is None else f"{value:.1f}" for value in (layer.sqnr_in_db, layer.sqnr_out_db)]
     ranges = [f"{low:.3g} to {high:.3g}" for low, high in (layer.kept, layer.seen)]
-    return (layer.name, *sides, f"{layer.noise_added:.2g}", *ranges)
+    return (layer.name, *sides, f"{layer.lost_db:.1f}", *ranges)
 
 
 def _percent(rate: float | None) -> str:

@@ -22,7 +22,7 @@ def asked(tmp_path, monkeypatch):
     def diagnose(*arguments, **options):
         calls.append((arguments, options))
         layer = LayerNoise(
-            name="Add_0", sqnr_in_db=None, sqnr_out_db=3.21, noise_added=0.5, kept=(0.0, 0.6), seen=(0.0, 6.0)
+            name="Add_0", sqnr_in_db=None, sqnr_out_db=3.21, lost_db=26.79, kept=(0.0, 0.6), seen=(0.0, 6.0)
         )
         return Diagnosis(
             bundle="int8",
@@ -60,7 +60,7 @@ def test_a_table_the_layers_and_a_sentence(asked, capsys):
     assert ["+", "engine", "not", "run", "-", "-"] in cells
     assert "  engine: not run: nobody has it" in text
     assert "drop of top-1: +12.50 pp [+3.00, +22.00]" in text
-    assert ["Add_0", "-", "3.2", "0.5", "0", "to", "0.6", "0", "to", "6"] in cells
+    assert ["Add_0", "-", "3.2", "26.8", "0", "to", "0.6", "0", "to", "6"] in cells
     assert text.endswith("\nValues are cut off.\n")
 
 
