@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edgecls.export.emulation import Emulation
 
-
 _GOOD_DB = 30.0
 """Noise of a thousandth of the signal's power: what 8 bits give."""
 
