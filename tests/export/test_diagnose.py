@@ -140,7 +140,7 @@ def test_a_range_that_is_ten_times_too_small_is_named(told, made, int8, tmp_path
     assert found.causes == ("ranges",)
     assert found.layers[0].name == name
     assert f"most in {name} (kept " in found.verdict
-    assert found.layers[0].lost_db > 2 * found.layers[1].lost_db
+    assert found.layers[0].lost_db > 20
 
 
 def test_weights_that_are_too_coarse_are_named(told, made, int8, tmp_path) -> None:
