@@ -245,14 +245,14 @@ def test_a_graph_of_ours_that_breaks_a_rule_is_refused(small, monkeypatch):
 
 def test_what_is_merely_slow_is_a_note(small, monkeypatch):
     _, graph, plan = small
-    own = target.rules("uint8", 8)
+    own = target.rules("x86-vnni")
     monkeypatch.setattr(target, "rules", lambda *_: dataclasses.replace(own, int32_bias=False))
     artifact = compile_artifact(graph, "int8", plan, "x86-vnni")
     (note,) = artifact.notes
     assert "operations could be faster on ONNX Runtime" in note
     assert "[float-bias]" in note
     model = graph.ir_model()
-    place(model, plan, target.rules("uint8", 8))
+    place(model, plan, target.rules("x86-vnni"))
     assert executed(Graph.from_ir(model)) == foretold(Graph.from_ir(model))
 
 
