@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -118,11 +118,7 @@ def train(
                 start_sha256=start_sha256,
                 preprocess=preprocess,
                 recipe=recipe,
-                classes=len(data.labels),
-                train_images=len(data.train),
-                train_sha256=data.train.digest,
-                val_images=len(data.val),
-                val_sha256=data.val.digest,
+                **_facts_of(data),
                 device=trainer.device,
                 torch=str(torch.__version__),
                 threads=torch.get_num_threads(),
@@ -222,6 +218,17 @@ def _key(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Recipe, 
     """Equal for two trainings that go the same way."""
     parts = (arch, data.train.digest, data.val.digest, preprocess, recipe, start_sha256)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _facts_of(data: TrainingData) -> dict[str, Any]:
+    """What the record says of the pictures."""
+    return {
+        "classes": len(data.labels),
+        "train_images": len(data.train),
+        "train_sha256": data.train.digest,
+        "val_images": len(data.val),
+        "val_sha256": data.val.digest,
+    }
 
 
 def _safetensors(weights: StateDict, card: ModelCard) -> bytes:
