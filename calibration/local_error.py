@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgecls.calibration.graph import Graph
-from edgecls.calibration.walk import Batches, model_of, session_of, walk
+from edgecls.calibration.walk import SCALE, ZERO_POINT, Batches, model_of, session_of, walk
 from edgecls.runtime.progress import Advance
 
 Range = tuple[float, float]
@@ -54,7 +54,7 @@ def local_errors(
 def _squared_error(session: Any, inputs: Mapping[ir.Value, Batches], outputs: Batches, candidate: Range) -> float:
     low, high = candidate
     scale = np.asarray((high - low) / 255, np.float32)
-    grid = {"scale": scale, "zero_point": np.asarray(np.clip(np.rint(-low / scale), 0, 255), np.uint8)}
+    grid = {SCALE: scale, ZERO_POINT: np.asarray(np.clip(np.rint(-low / scale), 0, 255), np.uint8)}
     total = 0.0
     for index, expected in enumerate(outputs):
         feeds = {value.name: batches[index] for value, batches in inputs.items()}

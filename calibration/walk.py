@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from edgecls.calibration.graph import constant
 from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 
+SCALE, ZERO_POINT = "quantized:scale", "quantized:zero_point"
+"""Inputs of a model of one node that choose the grid of its quantized input; no tensor of a graph is called so."""
+
 Batches = list[NDArray[Any]]
 """One array a batch of pictures."""
 
@@ -67,7 +70,7 @@ def model_of(node: ir.Node, model: ir.Model, quantized: ir.Value | None = None) 
     Args:
         model: That it stands in.
         quantized: One of its inputs, which it then reads through QuantizeLinear and DequantizeLinear to uint8, whose
-            `scale` (float32) and `zero_point` (uint8) are two more inputs of the model.
+            `SCALE` (float32) and `ZERO_POINT` (uint8) are two more inputs of the model.
     """
     values = [value for value in dict.fromkeys(node.inputs) if value is not None]
     arrays = {value.name: constant(value) for value in values}
@@ -77,13 +80,13 @@ def model_of(node: ir.Node, model: ir.Model, quantized: ir.Value | None = None) 
         pair = "quantized:codes", "quantized:grid"
         nodes[0].input[:] = [pair[1] if name == quantized.name else name for name in nodes[0].input]
         nodes = [
-            onnx.helper.make_node("QuantizeLinear", [quantized.name, "scale", "zero_point"], [pair[0]]),
-            onnx.helper.make_node("DequantizeLinear", [pair[0], "scale", "zero_point"], [pair[1]]),
+            onnx.helper.make_node("QuantizeLinear", [quantized.name, SCALE, ZERO_POINT], [pair[0]]),
+            onnx.helper.make_node("DequantizeLinear", [pair[0], SCALE, ZERO_POINT], [pair[1]]),
             *nodes,
         ]
         inputs += [
-            onnx.helper.make_tensor_value_info("scale", onnx.TensorProto.FLOAT, []),
-            onnx.helper.make_tensor_value_info("zero_point", onnx.TensorProto.UINT8, []),
+            onnx.helper.make_tensor_value_info(SCALE, onnx.TensorProto.FLOAT, []),
+            onnx.helper.make_tensor_value_info(ZERO_POINT, onnx.TensorProto.UINT8, []),
         ]
     weights = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items() if array is not None]
     graph = onnx.helper.make_graph(nodes, node.op_type, inputs, [_info(value) for value in node.outputs], weights)

@@ -192,12 +192,11 @@ def _give_timings(config: tensorrt.IBuilderConfig, folder: CacheFolder, file: st
 
 def _keep_timings(config: tensorrt.IBuilderConfig, folder: CacheFolder, file: str, progress: Progress) -> None:
     cache = config.get_timing_cache()
-    if cache is None:
-        return
-    try:
-        folder.write(file, bytes(cache.serialize()))
-    except InputError as error:  # the engine is built, which took minutes
-        progress.note(f"the timings of this build are not kept, the next one takes as long: {error}")
+    if cache is not None:
+        try:
+            folder.write(file, bytes(cache.serialize()))
+        except InputError as error:  # the engine is built, which took minutes
+            progress.note(f"the timings of this build are not kept, the next one takes as long: {error}")
 
 
 class _Steps:

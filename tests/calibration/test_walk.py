@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from edgecls.calibration.graph import INPUT
-from edgecls.calibration.walk import batches_of, model_of, session_of, walk
+from edgecls.calibration.walk import SCALE, ZERO_POINT, batches_of, model_of, session_of, walk
 from edgecls.export.trace import probe_pictures, run_onnx
 
 PICTURES = probe_pictures(32, 6)
@@ -34,7 +34,7 @@ def test_a_node_reads_one_input_through_a_grid(small):
     session = session_of(model_of(node, model, quantized=node.inputs[0]))
     rows = np.random.default_rng(0).uniform(-1, 1, (3, 24)).astype(np.float32)
     step = np.asarray(0.25, np.float32)
-    got = session.run(None, {node.inputs[0].name: rows, "scale": step, "zero_point": np.asarray(128, np.uint8)})[0]
+    got = session.run(None, {node.inputs[0].name: rows, SCALE: step, ZERO_POINT: np.asarray(128, np.uint8)})[0]
     plain = session_of(model_of(node, model)).run(None, {node.inputs[0].name: np.rint(rows / step) * step})[0]
     np.testing.assert_allclose(got, plain, rtol=1e-5, atol=1e-6)
 
