@@ -29,7 +29,7 @@ from edgecls.runtime.session import Session
 _LOOK = 16
 """Pictures that choose among ranges and strengths: every one of them shows a tensor thousands of values."""
 
-_LEARN, _JUDGE = 32, 64
+_LEARN, _JUDGE = 32, 224
 """Pictures at most that teach biases, and others that judge what a correction gained."""
 
 _BATCH = 8
