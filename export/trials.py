@@ -19,7 +19,7 @@ from edgecls.calibration.plan import QuantPlan
 from edgecls.export.pack import Quantized, answering_engine, assemble
 from edgecls.export.targets import Artifact, Gpu, target_module
 from edgecls.models.classifier import Classifier
-from edgecls.runtime.bundle import Manifest
+from edgecls.runtime.bundle import Manifest, Padding
 from edgecls.runtime.cpu import Isa, cpu_isa
 from edgecls.runtime.engines import Engine
 from edgecls.runtime.imageset import ImageSet
@@ -136,16 +136,17 @@ class Trials:
                     file.write(msgspec.json.encode((key, trial)) + b"\n")
         return self._known[key]
 
-    def answers(self, plan: QuantPlan, pictures: ImageSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Best classes of other pictures: by the float graph, and by a plan."""
+    def answers(self, pictures: ImageSet, plan: QuantPlan | None) -> NDArray[np.int64]:
+        """Best classes of other pictures, `int64 [pictures]`: by a plan, or by the float graph."""
+        if plan is None:
+            return self._answers(pictures, self._float, None)
         artifact, manifest, _ = self.compile(plan)
         with closing(answering_engine(manifest, artifact)) as engine:
-            pairs = [
-                (self._float.infer(pixels)[0].argmax(), engine.infer(Session.pad(pixels, manifest.padding))[0].argmax())
-                for pixels in crops(pictures, self._classifier.preprocess, 1)
-            ]
-        columns = np.asarray(pairs, np.int64)
-        return columns[:, 0], columns[:, 1]
+            return self._answers(pictures, engine, manifest.padding)
+
+    def _answers(self, pictures: ImageSet, engine: Engine, padding: Padding | None) -> NDArray[np.int64]:
+        seen = (pixels[None] for batch in crops(pictures, self._classifier.preprocess) for pixels in batch)
+        return np.asarray([engine.infer(Session.pad(pixels, padding))[0].argmax() for pixels in seen], np.int64)
 
     def look(self, artifact: Artifact, manifest: Manifest) -> Trial:
         """Tries an artifact, whoever made it."""

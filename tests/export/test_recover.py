@@ -50,12 +50,14 @@ class Fake:
         ratio = 0.5 + self.cost * len(plan.float_nodes)
         return Trial(n=1000, right=1000, b=wrong, c=0, flips=wrong, kl=wrong / 1000, ratio=ratio, ms=ratio * 10)
 
-    def answers(self, plan, pictures):
-        self.judged.append(frozenset(plan.float_nodes))
+    def answers(self, pictures, plan):
         truth = np.array([image.label for image in pictures.images])
+        if plan is None:
+            return truth
+        self.judged.append(frozenset(plan.float_nodes))
         after = truth.copy()
         after[: self.wrong(plan) * len(truth) // 1000] += 1
-        return truth, after
+        return after
 
 
 @pytest.fixture

@@ -74,6 +74,27 @@ def test_a_killed_run_goes_on_from_what_it_remembers(small, opened_trials, tmp_p
         assert trials.run(small[2]).kl != first.kl
 
 
+def test_answers_to_other_pictures_come_in_their_order(small, opened_trials, pictures, monkeypatch):
+    images = ImageSet.from_folder(pictures)
+    classes = [int(small[0].preprocess.pixels(pictures / image.path).sum()) % 7 for image in images.images]
+    assert len(set(classes)) > 3
+
+    class Sums:
+        """Answers with a class that depends on every pixel."""
+
+        def infer(self, crops):
+            return np.eye(7, dtype=np.float32)[[int(crop.sum()) % 7 for crop in crops]]
+
+        def close(self):
+            pass
+
+    with closing(opened_trials()) as trials:
+        assert (trials.answers(images, small[2]) == trials.answers(images, None)).mean() > 0.8
+        trials.close()
+        monkeypatch.setattr(trials, "_float", Sums())
+        assert trials.answers(images, None).tolist() == classes
+
+
 def test_where_another_engine_answers_no_time_is_told(small, opened_trials):
     with closing(opened_trials(target="tensorrt")) as trials:
         done = trials.run(small[2])
