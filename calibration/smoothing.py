@@ -36,7 +36,10 @@ def smoothing_scales(graph: Graph, crops: Batches, advance: Advance) -> dict[str
         By tensor, as `rescale_channels` takes it; layer norms that are best as they are are left out.
     """
     scales: dict[str, tuple[float, ...]] = {}
-    for step in walk(graph.ir_model(), crops):
+    model = graph.ir_model()
+    if all(node.op_type != "LayerNormalization" for node in model.graph):
+        return scales
+    for step in walk(model, crops):
         value = step.node.outputs[0]
         if step.node.op_type != "LayerNormalization" or not is_source(step.node) or not readers(value):
             continue

@@ -86,6 +86,7 @@ def test_int8_loses_little_and_the_gate_says_that_372_pictures_cannot_prove_it(e
     assert accuracy.n == 372
     assert accuracy.top1_disagreement <= 0.02
     assert accuracy.drop_pp <= 1.0
-    judged = judge(report, Limits(max_drop=Margin(1.0)))
+    # 1 pp is shown where the two disagree on as few pictures as this; half of it cannot be, whatever they answer.
+    judged = judge(report, Limits(max_drop=Margin(0.5)))
     assert judged.exit_code == 3
     assert np.isfinite(accuracy.kl_mean)
