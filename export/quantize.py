@@ -26,7 +26,7 @@ from edgecls.runtime.preprocess import Preprocess
 from edgecls.runtime.progress import Progress
 from edgecls.runtime.session import Session
 
-_LOOK = 8
+_LOOK = 16
 """Pictures that choose among ranges and strengths: every one of them shows a tensor thousands of values."""
 
 _LEARN, _JUDGE = 32, 224
