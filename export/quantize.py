@@ -32,6 +32,9 @@ _LOOK = 16
 _LEARN, _JUDGE = 32, 224
 """Pictures at most that teach biases, and others that judge what a correction gained."""
 
+_CLEARLY = 0.9
+"""What a correction must make of the divergence to stay: on so few pictures, smaller gains were losses on others."""
+
 _BATCH = 8
 
 
@@ -98,7 +101,7 @@ class _Maker:
     def better(self, correction: Correction, plan: QuantPlan, corrected: QuantPlan) -> QuantPlan:
         """The better of two plans; says what the correction gained."""
         before, after = self.divergence(plan), self.divergence(corrected)
-        gained = after < before
+        gained = after < _CLEARLY * before
         self.notes.append(
             f"{correction}: KL divergence from float {before:.4f} → {after:.4f} on {sum(map(len, self.judge))} "
             f"calibration pictures{'' if gained else '; left out'}"
@@ -118,7 +121,7 @@ def quantize(
 ) -> tuple[QuantPlan, tuple[str, ...]]:
     """Solves a plan and corrects it for one target.
 
-    A correction stays only if it brings the quantized graph, run by ONNX Runtime, nearer to the float one on
+    A correction stays only if it clearly brings the quantized graph, run by ONNX Runtime, nearer to the float one on
     calibration pictures that it has not learned from.
 
     Args:
