@@ -70,11 +70,9 @@ def shift_biases(model: ir.Model, shifts: Mapping[str, tuple[float, ...]]) -> No
         value = ir.Value(name=f"{node.name}.shifted_bias", const_value=ir.tensor(bias))
         value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape(bias.shape)
         model.graph.register_initializer(value)
-        if index < len(reader.inputs):
-            reader.replace_input_with(index, value)
-        else:
+        if index >= len(reader.inputs):
             reader.resize_inputs(index + 1)
-            reader.replace_input_with(index, value)
+        reader.replace_input_with(index, value)
 
 
 def _bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
@@ -107,6 +105,8 @@ def _float_means(graph: Graph, crops: Batches) -> dict[str, NDArray[np.float64]]
         model.graph.append(mean)
         outputs.append(mean.outputs[0])
         names.append(node.name or "")
+    if not outputs:  # a network of matrix products alone
+        return {}
     model.graph.outputs[:] = outputs
     session = session_of(ir.to_proto(model))
     rows = [session.run(None, {INPUT: batch}) for batch in crops]

@@ -97,7 +97,17 @@ def export_bundle(
         MissingExtraError: A package is missing; the message names the extra.
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
-    _refuse_early(classifier, target, precision, calibration, plan, quantization.quantizer, gpu, output, budget)
+    _refuse_early(
+        classifier,
+        target,
+        precision,
+        calibration,
+        plan,
+        quantization.quantizer,
+        gpu,
+        output,
+        budget is not None or sensitivity,
+    )
     if not check:
         refuse_unwritable(output)
     module, drawn = target_module(target), None
@@ -108,14 +118,15 @@ def export_bundle(
     if traced is None:
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
-    export = _Export(classifier, traced.graph, target, precision, isa, gpu, drawn, seed, threads, output, progress)
+    export = _Export(classifier, traced.graph, target, precision, isa, gpu, drawn, seed, threads, progress)
     if quantization.quantizer == "nncf" and drawn is not None:
         quantized = export.quantize_with_nncf(drawn)
         artifact = quantized.artifact
     else:
         ranges = export.plan(quantization) if plan is None else QuantPlan.read(plan, traced.graph)
         if ranges is not None and calibration is not None and (budget is not None or sensitivity):
-            ranges = export.refine(ranges, calibration, budget, sensitivity)
+            memory = None if check else output.with_name(f".{output.name}.trials")
+            ranges = export.refine(ranges, calibration, budget, sensitivity, memory)
         with progress.stage(f"Compiling for {target}"):
             artifact = module.compile_artifact(traced.graph, precision, ranges, isa, gpu)
         quantized = None
@@ -155,7 +166,6 @@ class _Export:
     """The calibration set."""
     seed: int
     threads: int | None
-    output: Path
     progress: Progress
     notes: tuple[str, ...] = ()
     recovery: Recovery | None = None
@@ -176,19 +186,21 @@ class _Export:
             histograms = collect_histograms(self.graph, crops(self.drawn, preprocess), advance, self.threads)
         return make_plan(self.graph, histograms, record)
 
-    def refine(self, plan: QuantPlan, calibration: ImageSet, budget: Budget | None, sensitivity: bool) -> QuantPlan:
+    def refine(
+        self, plan: QuantPlan, calibration: ImageSet, budget: Budget | None, sensitivity: bool, memory: Path | None
+    ) -> QuantPlan:
         """The plan with blocks in float until the budget is met, and with the sensitivity of all blocks."""
         pictures = self._choosing(calibration)
         if budget is not None:
             refuse_shared(budget, plan, pictures)
-        memory = self.output.with_name(f".{self.output.name}.trials")
         with closing(self.trials(pictures, memory)) as trials:
             if budget is not None:
                 self.recovery = recover(self.graph, plan, trials, self.target, budget, self.progress)
                 plan, self.notes = self.recovery.plan, (*self.notes, *self.recovery.notes)
             if sensitivity and plan.sensitivity is None:
                 plan = with_sensitivity(self.graph, plan, trials, self.target, self.progress)
-        memory.unlink(missing_ok=True)
+        if memory is not None:
+            memory.unlink(missing_ok=True)
         return plan
 
     def trials(self, pictures: ImageSet, memory: Path | None = None) -> Trials:
@@ -233,7 +245,7 @@ def _refuse_early(
     quantizer: str,
     gpu: Gpu,
     output: Path,
-    budget: Budget | None,
+    tries: bool,
 ) -> None:
     """Everything that can be refused before the first minute is spent."""
     module = target_module(target)
@@ -249,10 +261,10 @@ def _refuse_early(
         )
     if precision != "int8" and (plan is not None or quantizer != "edgecls"):
         raise InputError(f"--plan and --quantizer are for INT8; this export is {precision}. Add --int8 or drop them.")
-    if budget is not None and (precision != "int8" or calibration is None or plan is not None or quantizer == "nncf"):
+    if tries and (precision != "int8" or calibration is None or plan is not None or quantizer == "nncf"):
         raise InputError(
-            "--max-drop says what INT8 by our own plan may cost, and needs pictures to choose by: give --int8 and "
-            "--calibration DIR, and neither --plan nor --quantizer nncf."
+            "--max-drop and --sensitivity try INT8 by our own plan, on pictures of the calibration folder: give --int8 "
+            "and --calibration DIR, and neither --plan nor --quantizer nncf."
         )
     if quantizer == "nncf" and plan is not None:
         raise InputError("--quantizer nncf makes its own ranges and takes no --plan; drop one of the two.")

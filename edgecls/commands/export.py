@@ -159,7 +159,7 @@ def command(
         images = None if calibration is None else ImageSet.from_folder(calibration)
         classifier = open_model()
         budget = None
-        if max_drop is not None and evaluation is not None:
+        if precision == "int8" and max_drop is not None and evaluation is not None:
             budget = _budget(max_drop, evaluation, classifier)
         output = output or Path(f"{classifier.name}-{options['target']}-{precision}.edgecls")
         result = export_bundle(
@@ -264,12 +264,14 @@ def _settle_quantization(
             "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."
         )
     given = [
-        name for name in ("plan", *_QUANTIZATION) if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        name
+        for name in ("plan", "sensitivity", *_QUANTIZATION)
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
     if given and precision != "int8":
         raise click.UsageError(f"--{given[0]} is for --int8, and this export is {precision}.")
     if plan is not None and precision == "int8" and set(given) & {"ranges", "weights", "without"}:
         raise click.UsageError(f"--{given[-1]} says how a plan is made, and --plan {plan} is made: leave out one.")
     if precision != "int8":  # a project's configuration serves its float exports too
-        options.update(plan=None, quantizer="edgecls")
+        options.update(plan=None, quantizer="edgecls", sensitivity=False)
     options["without"] = frozenset(options["without"])

@@ -2,13 +2,15 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
+from networks import classifier, plan_of
+from torch import nn
 
 from edgecls.calibration.bias_correction import bias_shifts, shift_biases
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.walk import walk
 from edgecls.export.placement import place
 from edgecls.export.targets import target_module
-from edgecls.export.trace import probe_pictures, run_onnx
+from edgecls.export.trace import probe_pictures, run_onnx, trace
 from edgecls.runtime.session import Session
 
 PICTURES = probe_pictures(32, 24)
@@ -55,6 +57,13 @@ def test_single_pixels_are_not_corrected(small):
     named = set(corrected.bias_shifts[rules.name])
     assert "stem.0" in named
     assert not any("reduce" in name or "expand" in name or name == "fc" for name in named)
+
+
+def test_a_network_of_matrix_products_alone_has_nothing_to_correct():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5), nn.ReLU(), nn.Linear(5, 7))
+    graph = trace(classifier(network.eval())).graph
+    corrected, rules = learned(graph, plan_of(graph, PICTURES), "onnxruntime")
+    assert corrected.bias_shifts == {rules.name: {}}
 
 
 def test_shifts_are_added_and_a_missing_bias_is_made(small):
