@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 from peers import ONNX_PEERS, OPENVINO_PEERS, Calibration, Files, ir_files
 
-from edgecls.bench.accuracy import log_softmax
+from edgecls.bench.softmax import divergence
 from edgecls.bench.statistics import confidence_interval
 from edgecls.calibration.collect import calibration_set, crops
 from edgecls.calibration.plan import QuantPlan
@@ -172,12 +172,8 @@ def rows_of(
         times: As `in_turns` gives them.
     """
     n = len(answers["fp32"])
-    log_p = np.stack([log_softmax(logits) for logits in answers["fp32"]])
     best = {name: logits.argmax(axis=1) for name, logits in answers.items()}
-    kl = {
-        name: np.einsum("ij,ij->i", np.exp(log_p), log_p - np.stack([log_softmax(row) for row in logits]))
-        for name, logits in answers.items()
-    }
+    kl = {name: divergence(answers["fp32"], logits) for name, logits in answers.items()}
     other = {name: found != best["fp32"] for name, found in best.items()}
     rows = []
     for name in answers:
