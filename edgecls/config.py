@@ -64,9 +64,10 @@ def _defaults_from_table(table: dict[str, Any], command: click.Command, path: Pa
             continue
         parameter, negated = keys.get(key.replace("_", "-"), (None, False))
         if parameter is None or parameter.name is None:
+            known = [*keys, *tables]
             raise click.UsageError(
-                f"{path}: [{verb}] has no option {key!r}.{did_you_mean(key.replace('_', '-'), keys)}"
-                f" Options: {', '.join(keys)}."
+                f"{path}: [{verb}] has no option {key!r}.{did_you_mean(key.replace('_', '-'), known)}"
+                f" Options: {', '.join(known)}."
             )
         if parameter.name in defaults:
             raise click.UsageError(f"{path}: [{verb}] sets {key!r} twice.")
