@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from edgecls.runtime.errors import InputError, MissingExtraError
 Task = TypeVar("Task")
 
 _RETRIES = 1
+_ANSWER_S = 10.0
 
 
 @contextmanager
@@ -36,16 +38,24 @@ def ray_cluster(address: str, jobs: int) -> Iterator[None]:
         raise MissingExtraError("sweep", f"--ray {address}") from error
     started: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **started)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        raise InputError(
-            f"no Ray cluster answers at {address!r} ({' '.join(str(error).split())}): start one with "
-            "`ray start --head`, or give --ray local"
-        ) from error
-    try:
+        try:
+            _refuse_silent(address)
+            ray.init(address, log_to_driver=False, logging_level="ERROR", **started)
+        except Exception as error:  # Ray says with many types, `Exception` among them, that a node did not start
+            raise InputError(
+                f"no Ray cluster answers at {address!r} ({' '.join(str(error).split())}): start one with "
+                "`ray start --head`, or leave --ray out"
+            ) from error
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silent(address: str) -> None:
+    """Raises OSError where nobody listens; Ray itself would knock for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), _ANSWER_S).close()
 
 
 def run_on_ray(
