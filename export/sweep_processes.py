@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -31,7 +32,7 @@ def run_in_processes(
         Each task, in the order in which they end, with its answer or with how its processes died.
     """
     waiting = deque((task, 1) for task in tasks)
-    running: dict[Connection, tuple[Task, int, multiprocessing.process.BaseProcess]] = {}
+    running: dict[Connection, tuple[Task, int, SpawnProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -74,7 +75,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _cause(process: multiprocessing.process.BaseProcess) -> str:
+def _cause(process: SpawnProcess) -> str:
     code = process.exitcode or 0
     if code >= 0:
         return f"exit code {code}"
