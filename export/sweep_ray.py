@@ -42,9 +42,9 @@ def ray_cluster(address: str, jobs: int) -> Iterator[None]:
             _refuse_silent(address)
             ray.init(address, log_to_driver=False, logging_level="ERROR", **started)
         except Exception as error:  # Ray says with many types, `Exception` among them, that a node did not start
+            why = " ".join(str(error).split())
             raise InputError(
-                f"no Ray cluster answers at {address!r} ({' '.join(str(error).split())}): start one with "
-                "`ray start --head`, or leave --ray out"
+                f"no Ray cluster answers at {address!r} ({why}): start one with `ray start --head`, or leave --ray out"
             ) from error
         yield
     finally:
