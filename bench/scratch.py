@@ -22,7 +22,7 @@ def scratch_folder() -> Iterator[Path]:
     What killed processes of this user left behind is removed first: the system takes their locks from them.
     """
     _sweep(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, _locked(Path(name)):
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, locked(Path(name)):
         yield Path(name)
 
 
@@ -33,13 +33,13 @@ def _sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             status = left.lstat()
             if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _YOUNG_S:
-                with _locked(left):
+                with locked(left):
                     shutil.rmtree(left)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which no child inherits and which ends with the process.
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock, which no child inherits and which ends with the process.
 
     Raises:
         BlockingIOError: A living process holds it.

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from edgecls.options import TableCommand
 from edgecls.parameter_types import output_file, rgb
 from edgecls.suggestion import did_you_mean
 
@@ -56,12 +57,17 @@ def defaults_from_toml(path: Path, context: click.Context) -> dict[str, dict[str
 def _defaults_from_table(table: dict[str, Any], command: click.Command, path: Path, verb: str) -> dict[str, Any]:
     keys = _keys(command)
     defaults: dict[str, Any] = {}
+    tables = command.tables if isinstance(command, TableCommand) else {}
     for key, value in table.items():
+        if key in tables:
+            defaults[key] = _defaults_from_tables(value, tables[key], path, f"{verb}.{key}")
+            continue
         parameter, negated = keys.get(key.replace("_", "-"), (None, False))
         if parameter is None or parameter.name is None:
+            known = [*keys, *tables]
             raise click.UsageError(
-                f"{path}: [{verb}] has no option {key!r}.{did_you_mean(key.replace('_', '-'), keys)}"
-                f" Options: {', '.join(keys)}."
+                f"{path}: [{verb}] has no option {key!r}.{did_you_mean(key.replace('_', '-'), known)}"
+                f" Options: {', '.join(known)}."
             )
         if parameter.name in defaults:
             raise click.UsageError(f"{path}: [{verb}] sets {key!r} twice.")
@@ -71,6 +77,13 @@ def _defaults_from_table(table: dict[str, Any], command: click.Command, path: Pa
             raise click.UsageError(f"{path}: [{verb}] {key} = {value!r}: {error}.") from error
         defaults[parameter.name] = not checked if negated else checked
     return defaults
+
+
+def _defaults_from_tables(value: Any, command: click.Command, path: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Tables that each hold options of one command, by their names."""
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise click.UsageError(f"{path}: {name} holds tables, each with a name of its own: [{name}.NAME].")
+    return {key: _defaults_from_table(table, command, path, f"{name}.{key}") for key, table in value.items()}
 
 
 def _keys(command: click.Command) -> dict[str, tuple[click.Parameter, bool]]:

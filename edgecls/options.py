@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from edgecls.console import Console
-from edgecls.parameter_types import INPUT_FILE, one_of, output_file, rgb
+from edgecls.parameter_types import INPUT_FILE, OneOf, one_of, output_file, rgb
 
 if TYPE_CHECKING:
-    from edgecls.models import Classifier, PreprocessOverride
+    from edgecls.models import PreprocessOverride
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class TableCommand(click.Command):
+    """A command whose table in edgecls.toml holds tables in turn, such as `[sweep.models.NAME]`.
+
+    Args:
+        tables: Key of a group of tables to the command whose options each of them may hold. What they say stands in the
+            context's `default_map` under the same key: name of the table to option to value.
+        settings: Of a click command.
+    """
+
+    def __init__(self, *, tables: Mapping[str, click.Command], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.tables = tables
 
 
 class Invocation:
@@ -73,6 +87,23 @@ def seed_option(command: Command) -> Command:
     )(command)
 
 
+def isa_option(command: Command) -> Command:
+    """`--isa NAME`."""
+    return click.option(
+        "--isa",
+        type=OneOf(_isas),
+        default="x86-vnni",
+        show_default=True,
+        help="CPU that an INT8 bundle is made for.",
+    )(command)
+
+
+def _isas() -> tuple[str, ...]:
+    from edgecls.runtime.cpu import Isa
+
+    return get_args(Isa)
+
+
 def output_option(help_text: str, default: str | None = None) -> Callable[[Command], Command]:
     """`-o FILE`, replaced atomically if it exists."""
     return click.option(
@@ -90,7 +121,7 @@ def model_options(command: Command) -> Command:
     """MODEL, its weights, labels or zero-shot classes, and what overrides its preprocessing.
 
     The command receives them as `open_model`, a function without arguments that returns the `Classifier`: nothing
-    heavy is imported before the command has checked the rest of its options.
+    heavy is imported before the command has checked the rest of its options. It can be pickled.
     """
 
     @functools.wraps(command)
@@ -102,7 +133,7 @@ def model_options(command: Command) -> Command:
                 "no MODEL: give a torchvision or timm name, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, an .onnx file "
                 "or clip:NAME, or write `model = ...` into edgecls.toml."
             )
-        from edgecls.models import check_zero_shot
+        from edgecls.models import check_zero_shot, open_classifier
         from edgecls.runtime import Labels
 
         labels, classes = (
@@ -111,19 +142,16 @@ def model_options(command: Command) -> Command:
         templates = rest.pop("templates")
         check_zero_shot(model, classes, templates, labels)
 
-        def open_model() -> Classifier:
-            from edgecls.models import open_classifier
-
-            return open_classifier(
-                model,
-                checkpoint=checkpoint,
-                match=match,
-                labels=labels,
-                override=override,
-                classes=classes,
-                templates=templates,
-            )
-
+        open_model = functools.partial(
+            open_classifier,
+            model,
+            checkpoint=checkpoint,
+            match=match,
+            labels=labels,
+            override=override,
+            classes=classes,
+            templates=templates,
+        )
         return command(*args, open_model=open_model, **rest)
 
     decorated: Any = preprocess_options(with_model)
@@ -147,6 +175,47 @@ def preprocess_options(command: Command) -> Command:
         decorated = decorate(decorated)
     return decorated  # type: ignore[no-any-return]
 
+
+def quantization_options(command: Command) -> Command:
+    """How INT8 is made: `calibration_size` and the fields of `Quantization`."""
+    for decorate in reversed(_QUANTIZATION_OPTIONS):
+        command = decorate(command)
+    return command
+
+
+_QUANTIZATION_OPTIONS = [
+    click.option(
+        "--calibration-size",
+        type=click.IntRange(min=16),
+        metavar="N",
+        default=256,
+        show_default=True,
+        help="At most so many calibration pictures, spread over the classes.",
+    ),
+    click.option(
+        "--quantizer", type=one_of("edgecls", "nncf"), default="edgecls", show_default=True, help="Who makes the plan."
+    ),
+    click.option(
+        "--ranges",
+        type=one_of("auto", "minmax", "percentile", "mse", "entropy"),
+        default="auto",
+        show_default=True,
+        help="How ranges are chosen; auto: for each tensor, what hurts its readers least.",
+    ),
+    click.option(
+        "--weights",
+        type=one_of("per-channel", "per-tensor"),
+        default="per-channel",
+        show_default=True,
+        help="Whether each channel of a weight has its own grid.",
+    ),
+    click.option(
+        "--without",
+        type=one_of("equalization", "smoothquant", "bias-correction"),
+        multiple=True,
+        help="Leave out a correction; may be repeated.",
+    ),
+]
 
 _MODEL_OPTIONS = [
     click.argument("model", required=False),

@@ -57,11 +57,11 @@ def _cells(run: Run) -> list[str]:
     if run.role == "reference":
         drop = ratio = "reference"
     elif run.accuracy is not None and run.accuracy.drop_pp is not None:
-        drop = f"{run.accuracy.drop_pp:+.2f}{_interval(run.accuracy.ci95_pp, '+.2f')}"
+        drop = f"{run.accuracy.drop_pp:+.2f}{interval_text(run.accuracy.ci95_pp, '+.2f')}"
     if run.latency is not None:
         p50 = f"{run.latency.p50_ms:.2f}"
         if run.role != "reference" and run.latency.ratio is not None:
-            ratio = f"{run.latency.ratio:.2f}{_interval(run.latency.ratio_ci95, '.2f')}"
+            ratio = f"{run.latency.ratio:.2f}{interval_text(run.latency.ratio_ci95, '.2f')}"
     return [run.name, size_text(run.artifact.size_bytes), top1, drop, p50, ratio]
 
 
@@ -70,5 +70,6 @@ def percent_text(rate: float | None) -> str:
     return _UNKNOWN if rate is None else f"{100 * rate:.2f} %"
 
 
-def _interval(ends: tuple[float, float] | None, style: str) -> str:
+def interval_text(ends: tuple[float, float] | None, style: str) -> str:
+    """A confidence interval for people; empty where there is none."""
     return "" if ends is None else f" [{ends[0]:{style}}, {ends[1]:{style}}]"

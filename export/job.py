@@ -68,6 +68,7 @@ def export_bundle(
     gpu: Gpu = ANY_GPU,
     seed: int = 0,
     threads: int | None = None,
+    timed: bool = True,
     check: bool = False,
     traced: Trace | None = None,
     progress: Progress = _SILENT,
@@ -87,6 +88,7 @@ def export_bundle(
         isa: Instruction set that an INT8 graph is made for.
         gpu: What a target that runs on a GPU makes the graph for.
         threads: For calibration; by default the CPUs that this process may use.
+        timed: Whether a finished INT8 graph is raced against the float one; not where other work runs beside it.
         check: Do everything but write nothing.
         traced: The classifier's graph, where several exports of it share one.
 
@@ -118,7 +120,7 @@ def export_bundle(
     if traced is None:
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
-    export = _Export(classifier, traced.graph, target, precision, isa, gpu, drawn, seed, threads, progress)
+    export = _Export(classifier, traced.graph, target, precision, isa, gpu, drawn, seed, threads, timed, progress)
     if quantization.quantizer == "nncf" and drawn is not None:
         quantized = export.quantize_with_nncf(drawn)
         artifact = quantized.artifact
@@ -166,6 +168,7 @@ class _Export:
     """The calibration set."""
     seed: int
     threads: int | None
+    timed: bool
     progress: Progress
     notes: tuple[str, ...] = ()
     recovery: Recovery | None = None
@@ -213,6 +216,7 @@ class _Export:
             gpu=self.gpu,
             pictures=pictures,
             memory=memory,
+            timed=self.timed,
         )
 
     def quantize_with_nncf(self, drawn: ImageSet) -> Quantized:

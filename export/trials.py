@@ -52,7 +52,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Mean divergence of the answers from the float graph's, nats."""
     ratio: float | None
     """Time of an inference over that of the float graph on the same engine, the two taking turns; None where the
-    engine need not be on this machine."""
+    engine need not be on this machine, or nothing may be timed."""
     ms: float | None
     """Median time of an inference while that was measured."""
 
@@ -88,6 +88,7 @@ class Trials:
         gpu: What a target that runs on a GPU makes the graph for.
         pictures: That judge. Without classes the float graph's answers count as the truth, which only overstates drops.
         memory: A file with a line a trial, from which a run that was killed goes on; None remembers nothing.
+        timed: Whether the pace is measured; where other work runs beside it, it would say nothing.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Trials:
         gpu: Gpu,
         pictures: ImageSet,
         memory: Path | None = None,
+        timed: bool = True,
     ) -> None:
         self._classifier, self._graph, self._target, self._isa, self._gpu = classifier, graph, target, isa, gpu
         self._pixels = np.concatenate(list(crops(pictures, classifier.preprocess)))
@@ -110,7 +112,7 @@ class Trials:
         manifest, _ = assemble(classifier, graph, target, "fp32", artifact, None)
         self._float = answering_engine(manifest, artifact)
         # Elsewhere another engine answers, or this one by other kernels: its pace says nothing.
-        self._is_here = artifact.stand_in is None and isa == cpu_isa()
+        self._is_paced = timed and artifact.stand_in is None and isa == cpu_isa()
         self._expected = np.concatenate([self._float.infer(pixels[None]) for pixels in self._pixels])
         labels = [image.label for image in pictures.images]
         self._truth = self._expected.argmax(axis=1) if None in labels else np.asarray(labels)
@@ -155,7 +157,7 @@ class Trials:
             padded = [Session.pad(pixels[None], manifest.padding) for pixels in self._pixels]
             # One at a time: that is how a board runs it, and what every engine has compiled already.
             logits = np.concatenate([engine.infer(pixels) for pixels in padded])
-            ratio, ms = self._pace(engine, padded) if self._is_here else (None, None)
+            ratio, ms = self._pace(engine, padded) if self._is_paced else (None, None)
         best, expected = logits.argmax(axis=1), self._expected.argmax(axis=1)
         right, was_right = best == self._truth, expected == self._truth
         return Trial(

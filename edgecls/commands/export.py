@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
 
 from edgecls.console import Console, quoted, size_text
-from edgecls.options import model_options, output_option, output_options, seed_option, threads_option
-from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, margin, one_of
+from edgecls.options import (
+    isa_option,
+    model_options,
+    output_option,
+    output_options,
+    quantization_options,
+    seed_option,
+    threads_option,
+)
+from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, OneOf, margin
 
 if TYPE_CHECKING:
     from edgecls.bench.gate_result import Margin
@@ -30,12 +38,6 @@ def _targets() -> tuple[str, ...]:
     from edgecls.runtime.engines import engine_names
 
     return engine_names()
-
-
-def _isas() -> tuple[str, ...]:
-    from edgecls.runtime.cpu import Isa
-
-    return get_args(Isa)
 
 
 def _boards() -> tuple[str, ...]:
@@ -59,38 +61,8 @@ def _numbers(value: str | tuple[str, ...]) -> tuple[str, ...]:
 @click.option("--fp16", is_flag=True, help="16-bit float weights.")
 @click.option("--int8", is_flag=True, help="8-bit integers; needs --calibration or --plan.")
 @click.option("--calibration", type=INPUT_FOLDER, metavar="DIR", help="Pictures as the classifier will see them.")
-@click.option(
-    "--calibration-size",
-    type=click.IntRange(min=16),
-    metavar="N",
-    default=256,
-    show_default=True,
-    help="At most so many of them, spread over the classes.",
-)
 @click.option("--plan", type=INPUT_FILE, metavar="FILE", help="A quantization plan to use instead of calibrating.")
-@click.option(
-    "--quantizer", type=one_of("edgecls", "nncf"), default="edgecls", show_default=True, help="Who makes the plan."
-)
-@click.option(
-    "--ranges",
-    type=one_of("auto", "minmax", "percentile", "mse", "entropy"),
-    default="auto",
-    show_default=True,
-    help="How ranges are chosen; auto: for each tensor, what hurts its readers least.",
-)
-@click.option(
-    "--weights",
-    type=one_of("per-channel", "per-tensor"),
-    default="per-channel",
-    show_default=True,
-    help="Whether each channel of a weight has its own grid.",
-)
-@click.option(
-    "--without",
-    type=one_of("equalization", "smoothquant", "bias-correction"),
-    multiple=True,
-    help="Leave out a correction; may be repeated.",
-)
+@quantization_options
 @click.option(
     "--max-drop",
     type=margin,
@@ -99,13 +71,7 @@ def _numbers(value: str | tuple[str, ...]) -> tuple[str, ...]:
 )
 @click.option("--eval", "evaluation", type=INPUT_FOLDER, metavar="DIR", help="Class folders that judge --max-drop.")
 @click.option("--sensitivity", is_flag=True, help="Measure what each block loses by INT8; see `edgecls inspect`.")
-@click.option(
-    "--isa",
-    type=OneOf(_isas),
-    default="x86-vnni",
-    show_default=True,
-    help="CPU that an INT8 bundle is made for.",
-)
+@isa_option
 @click.option("--device", type=OneOf(_boards), help="Board that it is made for: chooses --tensorrt-version.")
 @click.option(
     "--tensorrt-version", metavar="X.Y", help="TensorRT of the device, for --target tensorrt. [default: 10.3]"

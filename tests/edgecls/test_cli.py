@@ -18,7 +18,20 @@ from edgecls.runtime import Labels, errors
 from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.verify import VerifyResult
 
-VERBS = ["bench", "classify", "compare", "demo", "evaluate", "export", "gate", "inspect", "models", "targets", "verify"]
+VERBS = [
+    "bench",
+    "classify",
+    "compare",
+    "demo",
+    "evaluate",
+    "export",
+    "gate",
+    "inspect",
+    "models",
+    "sweep",
+    "targets",
+    "verify",
+]
 
 
 @pytest.fixture(autouse=True)
