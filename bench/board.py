@@ -224,13 +224,15 @@ class Board:
         folder = self.root / venv
         python = str(folder / "bin" / "python")
         pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary=:all:", "-q"]
-        steps: dict[str, Sequence[str]] = {}
+        steps: list[tuple[str, Sequence[str]]] = []
         if not (folder / "ready").exists():
             _remove(folder)
             # The system's packages are seen: JetPack's TensorRT is one, and what is there need not be fetched.
-            steps["venv"] = [sys.executable, "-m", "venv", "--system-site-packages", str(folder)]
-            steps["install"] = [*pip, f"{self.job / wheel[1]}[{extras}]"]
-        for step, command in steps.items():
+            steps.append(("venv", [sys.executable, "-m", "venv", "--system-site-packages", str(folder)]))
+            steps.append(("install", [*pip, f"{self.job / wheel[1]}[{extras}]"]))
+            # An edgecls that is there may have the same version and other contents: pip would be satisfied with it.
+            steps.append(("install", [*pip, "--force-reinstall", "--no-deps", str(self.job / wheel[1])]))
+        for step, command in steps:
             if exit_code := self._run(step, command, self.job / "log"):
                 return self._end(step, exit_code, self.job / "log")
         (folder / "ready").touch()

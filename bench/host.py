@@ -7,7 +7,6 @@ lost connection is made again, and finds it where it is. What was sent is known 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -20,15 +19,12 @@ from typing import IO, Any
 import msgspec
 
 from edgecls.bench import board
-from edgecls.bench.board_wheel import board_wheel
+from edgecls.bench.board_job import BoardJob, board_job
 from edgecls.bench.connection import Connection, GoneError, LostConnectionError
 from edgecls.bench.report import Report, predictions_path, samples_path, write_report_files
 from edgecls.bench.scratch import scratch_folder
-from edgecls.bench.subject import common_labels, open_subjects, refuse_overlap
 from edgecls.runtime.atomic_file import refuse_unwritable
-from edgecls.runtime.engines import engine_module
 from edgecls.runtime.errors import BundleError, EdgeclsError, EngineError, InputError, UnsupportedError
-from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.progress import Progress, SilentProgress
 
 PATIENCE_S = 300.0
@@ -75,7 +71,7 @@ def measure_on_host(
     """
     output = Path(output)
     refuse_unwritable(output)
-    job = _job(bundles, data, output, reference, limit, options, progress)
+    job = board_job(bundles, data, output, reference, limit, options, progress)
     config = None if ssh_config is None else Path(ssh_config)
     with scratch_folder() as folder:
         connection = Connection(host, config, folder, patience_s, progress)
@@ -99,8 +95,8 @@ def measure_on_hosts(
     hosts: Sequence[str],
     *arguments: Any,
     output: Path,
-    progress: Progress = SilentProgress(),
-    **options: Any,  # noqa: B008
+    progress: Progress = SilentProgress(),  # noqa: B008
+    **options: Any,
 ) -> tuple[list[HostReport], list[EdgeclsError]]:
     """Measures on boards one after another, and goes on where one fails.
 
@@ -127,84 +123,7 @@ def measure_on_hosts(
     return measured, errors
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a board is asked to do, and where the bytes for it are."""
-
-    contents: dict[str, Path | bytes]
-    """Digest to a file, or to the bytes themselves."""
-    sizes: dict[str, int]
-    work: dict[str, Any]
-    """What `board.Board.start` takes."""
-    dataset_sha256: str
-    """Of the pictures, as the report will name it."""
-
-    @property
-    def digest(self) -> str:
-        """The identity of the job: the same command on the same files goes on with what it began."""
-        return hashlib.sha256(json.dumps(self.work, sort_keys=True).encode()).hexdigest()
-
-
-def _job(
-    bundles: Sequence[str | os.PathLike[str]],
-    data: str | os.PathLike[str],
-    output: Path,
-    reference: str | os.PathLike[str] | None,
-    limit: int | None,
-    options: dict[str, Any],
-    progress: Progress,
-) -> _Job:
-    """Everything is opened and checked here first: what cannot be measured is not sent."""
-    subjects, reference_run = open_subjects(bundles, reference, progress)
-    images = ImageSet.from_folder(data, common_labels(subjects))
-    if limit is not None:
-        images = images.take(limit)
-    refuse_overlap(subjects, images)
-    wheel_name, wheel = board_wheel()
-    wheel_sha256 = hashlib.sha256(wheel).hexdigest()
-    contents: dict[str, Path | bytes] = {wheel_sha256: wheel}
-    files = {}
-    for index, subject in enumerate(subjects):
-        contents[subject.bundle.sha256] = Path(subject.bundle.path)
-        files[f"bundles/{index}/{Path(subject.bundle.path).name}"] = subject.bundle.sha256
-    names = list(files)
-    for image in images.images:
-        contents[image.sha256] = images.root / image.path
-        files[f"data/{image.path}"] = image.sha256
-    extras = ",".join(sorted({engine_module(subject.bundle.manifest.target).PACKAGE for subject in subjects}))
-    asked = {**options, "limit": limit, "data": "data", "output": f"{board.REPORT}/{output.name}"}
-    if reference_run is not None:
-        asked["reference"] = names[reference_run]
-    return _Job(
-        contents=contents,
-        sizes={
-            digest: len(content) if isinstance(content, bytes) else content.stat().st_size
-            for digest, content in contents.items()
-        },
-        work={
-            "venv": f"venv-{wheel_sha256[:16]}-{extras.replace(',', '-')}",
-            "wheel": (wheel_sha256, wheel_name),
-            "extras": extras,
-            "files": files,
-            "bench": [*_arguments(asked), "--", *names],
-        },
-        dataset_sha256=images.digest,
-    )
-
-
-def _arguments(options: dict[str, Any]) -> Iterator[str]:
-    """Options of `edgecls bench` as its command line takes them."""
-    for name, value in options.items():
-        if isinstance(value, bool):
-            if value or name in ("latency", "accuracy"):
-                yield f"--{name}" if value else f"--no-{name}"
-        elif isinstance(value, (list, tuple)):
-            yield f"--{name}={','.join(map(str, value))}"
-        elif value is not None:
-            yield f"--{name}={value}"
-
-
-def _measured(connection: Connection, job: _Job, output: Path, keep: bool, progress: Progress) -> Report:
+def _measured(connection: Connection, job: BoardJob, output: Path, keep: bool, progress: Progress) -> Report:
     """The whole way."""
     host = connection.host
     plan = connection.ask("plan", job=job.digest, files=job.sizes)
@@ -238,12 +157,12 @@ def _busy(host: str) -> InputError:
     return InputError(f"{host} is measuring something else, and both would be disturbed: wait until that has ended")
 
 
-def _clean(connection: Connection, job: _Job, keep: bool) -> None:
+def _clean(connection: Connection, job: BoardJob, keep: bool) -> None:
     with connection.call("clean", job=job.digest, keep=keep) as reply:
         connection.answer(reply)
 
 
-def _send(connection: Connection, job: _Job, plan: dict[str, Any], progress: Progress) -> None:
+def _send(connection: Connection, job: BoardJob, plan: dict[str, Any], progress: Progress) -> None:
     """Sends what is missing; what a lost connection has brought there counts."""
     host, first_bytes = connection.host, _missing_bytes(job, plan)
     needed_bytes = first_bytes + board.ROOM_BYTES
@@ -279,11 +198,11 @@ def _send(connection: Connection, job: _Job, plan: dict[str, Any], progress: Pro
         connection.patiently(step)
 
 
-def _missing_bytes(job: _Job, plan: dict[str, Any]) -> int:
+def _missing_bytes(job: BoardJob, plan: dict[str, Any]) -> int:
     return sum(max(0, job.sizes[digest] - have) for digest, have in plan["missing"].items())
 
 
-def _payload(job: _Job, plan: dict[str, Any], done_bytes: int, show: Callable[[int], None]) -> Iterator[bytes]:
+def _payload(job: BoardJob, plan: dict[str, Any], done_bytes: int, show: Callable[[int], None]) -> Iterator[bytes]:
     """The missing bytes of the missing files, one after another."""
     for digest, have in plan["missing"].items():
         content, left = job.contents[digest], job.sizes[digest] - have
@@ -299,7 +218,7 @@ def _payload(job: _Job, plan: dict[str, Any], done_bytes: int, show: Callable[[i
                 show(done_bytes)
 
 
-def _called(job: _Job, digest: str) -> str:
+def _called(job: BoardJob, digest: str) -> str:
     content = job.contents[digest]
     return job.work["wheel"][1] if isinstance(content, bytes) else str(content)
 
@@ -318,7 +237,7 @@ def _follow(connection: Connection, progress: Progress) -> None:
     connection.patiently(step)
 
 
-def _collected(connection: Connection, job: _Job) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
+def _collected(connection: Connection, job: BoardJob) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
     """How the measurement ended, and its files by name."""
     with connection.call("collect", job=job.digest) as reply:
         answer = connection.answer(reply)
@@ -330,7 +249,7 @@ def _collected(connection: Connection, job: _Job) -> tuple[dict[str, Any] | None
     return answer["result"], files
 
 
-def _accepted(host: str, job: _Job, result: dict[str, Any] | None, files: dict[str, bytes], output: Path) -> Report:
+def _accepted(host: str, job: BoardJob, result: dict[str, Any] | None, files: dict[str, bytes], output: Path) -> Report:
     """Writes the report, or raises what stands in its place."""
     if result is None:
         raise InputError(
@@ -352,7 +271,7 @@ def _write(data: bytes, file: IO[bytes]) -> None:
     file.write(data)
 
 
-def _failure(host: str, job: _Job, result: dict[str, Any]) -> EdgeclsError:
+def _failure(host: str, job: BoardJob, result: dict[str, Any]) -> EdgeclsError:
     """The error of a step that failed on the board."""
     exit_code, lines = result["exit_code"], result["said"].split("\n")
     told = next((line for line in reversed(lines) if line.startswith(("ERROR", "Error"))), " ".join(lines).strip())
