@@ -46,6 +46,8 @@ _TAIL_BYTES = 10_000
 class Board:
     """What one call may ask for; every public method is a verb, and may be called again after a lost connection.
 
+    What a verb returns is the answer; one that returns None writes to standard output itself.
+
     Args:
         root: The folder.
     """
@@ -113,11 +115,13 @@ class Board:
         (self.job / REPORT).mkdir(parents=True)
         (self.job / "job.json").write_text(json.dumps({"job": job}))
         with self._lock() as lock:
-            if lock and os.fork() == 0:
-                self._detached(work)
+            if lock:
+                if (process := os.fork()) == 0:
+                    self._detached(work)
+                (self.job / "pid").write_text(str(process))
         return {"state": "measuring" if lock else "busy"}
 
-    def follow(self, offset: int) -> dict[str, Any]:
+    def follow(self, offset: int) -> None:
         """Writes the log from a place on to standard output until the measurement ends or the connection does."""
         with contextlib.suppress(FileNotFoundError), open(self.job / "log", "rb") as log:
             log.seek(offset)
@@ -128,23 +132,21 @@ class Board:
                 sys.stdout.buffer.flush()
                 if not ended and select.select([sys.stdin], [], [], _LOOK_S)[0]:
                     break
-        return {}
 
-    def collect(self, job: str) -> dict[str, Any]:
-        """Says how the measurement ended, and writes its files to standard output after the answer.
+    def collect(self, job: str) -> None:
+        """Answers how the measurement ended, and writes its files to standard output after that.
 
-        Returns:
-            `step` (`venv`, `install` or `bench`), `exit_code`, `said` (what it printed in the end), and `files`: name
-            and size. Null instead where there is no result.
+        The answer has a `result` (null where there is none) of `step` (`venv`, `install` or `bench`), `exit_code` and
+        `said`, what it printed in the end; and `files`: name and size.
         """
         if self._state(job) != "measured":
-            return {"result": None}
+            return _answer({"result": None})
         files = sorted((self.job / REPORT).iterdir())
         result = json.loads((self.job / "result.json").read_text())
         _answer({"result": result, "files": [(path.name, path.stat().st_size) for path in files]})
         for path in files:
             sys.stdout.buffer.write(path.read_bytes())
-        return {}
+        return None
 
     def clean(self, job: str, keep: bool) -> dict[str, Any]:
         """Ends the job if it is under way, and removes everything, or only what another job has no use for."""
@@ -197,7 +199,6 @@ class Board:
             os.setsid()
             # Not ignored, for children inherit that: they are to end, and this process to record it.
             signal.signal(signal.SIGTERM, lambda *_: None)
-            (self.job / "pid").write_text(str(os.getpid()))
             log = os.open(self.job / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
             for descriptor, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
                 os.dup2(source, descriptor)
@@ -269,7 +270,7 @@ def serve() -> None:
         answer = verb(**request)
     except OSError as error:
         answer = {"error": f"{error.strerror or error} ({error.filename or 'on its disk'})"}
-    if answer:
+    if answer is not None:
         _answer(answer)
     sys.stdout.buffer.flush()
 
