@@ -114,6 +114,7 @@ class Board:
         _remove(self.job)
         (self.job / REPORT).mkdir(parents=True)
         (self.job / "job.json").write_text(json.dumps({"job": job}))
+        (self.job / "log").touch()  # who follows at once finds it
         with self._lock() as lock:
             if lock:
                 if (process := os.fork()) == 0:
