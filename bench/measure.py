@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -37,10 +38,11 @@ from edgecls.bench.report import (
     Tool,
     predictions_path,
     samples_path,
+    write_report_files,
 )
 from edgecls.bench.subject import Subject, common_labels, open_subjects, refuse_overlap
 from edgecls.bench.throughput import Throughput, measure_throughput, throughput_steps
-from edgecls.runtime.atomic_file import atomic_file, refuse_unwritable
+from edgecls.runtime.atomic_file import refuse_unwritable
 from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import InputError
@@ -139,7 +141,12 @@ def measure(
         reference=None if reference_run is None else Reference(subjects[reference_run].bundle.sha256, reference_run),
         runs=runs,
     )
-    _write(report, output, answers, len(labels), bench)
+    write_report_files(
+        output,
+        report.to_json(),
+        predictions=None if answers is None else partial(answers.save, classes=len(labels)),
+        samples=None if bench is None else partial(write_samples, bench.traces),
+    )
     return report
 
 
@@ -345,25 +352,3 @@ def _dataset(images: ImageSet, n_unreadable: int, limit: int | None) -> Dataset:
         limit=limit,
         overlap=0,
     )
-
-
-def _write(report: Report, output: Path, answers: Answers | None, classes: int, bench: _LatencyBench | None) -> None:
-    """Writes the report and what stands beside it, all aside before the first takes its name.
-
-    A process that dies between two renames leaves a report, old or new, without the two; never with another's.
-    """
-    with ExitStack() as stack:
-        files = []
-        if answers is not None:
-            files.append(stack.enter_context(atomic_file(predictions_path(output))))
-            answers.save(files[-1], classes)
-        if bench is not None:
-            files.append(stack.enter_context(atomic_file(samples_path(output))))
-            write_samples(bench.traces, files[-1])
-        files.append(stack.enter_context(atomic_file(output)))
-        files[-1].write(report.to_json())
-        for file in files:  # a full disk is met before anything is gone
-            file.flush()
-        # What an earlier measurement of this name left would be taken for this one's.
-        for stale in (predictions_path(output), samples_path(output)):
-            stale.unlink(missing_ok=True)

@@ -7,8 +7,10 @@ null, and no number is ever NaN.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import msgspec
 
@@ -28,6 +30,9 @@ from edgecls.runtime.preprocess import Preprocess
 SCHEMA = "edgecls.report/1"
 """The number grows when a field goes or changes its meaning, and then older reports are converted in `read_report`; new
 fields have a default and leave the number as it is."""
+
+Writer = Callable[[IO[bytes]], object]
+"""Writes what belongs into an open file."""
 
 Interval = tuple[float, float]
 """Lower and upper end."""
@@ -313,6 +318,38 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
     """
     with atomic_file(path) as file:
         file.write(report.to_json())
+
+
+def write_report_files(
+    path: Path, report: bytes, predictions: Writer | None = None, samples: Writer | None = None
+) -> None:
+    """Writes a report and what stands beside it, all aside before the first takes its name.
+
+    A process that dies between two renames leaves a report, old or new, without the two; never with another's.
+
+    Args:
+        path: The report's file.
+        report: Its JSON.
+        predictions: Writes the answers, where there are any.
+        samples: Writes the latency samples, where there are any.
+
+    Raises:
+        InputError: A file cannot be written; choose another `-o`.
+    """
+    beside = {predictions_path(path): predictions, samples_path(path): samples}
+    with ExitStack() as stack:
+        files = []
+        for place, write in beside.items():
+            if write is not None:
+                files.append(stack.enter_context(atomic_file(place)))
+                write(files[-1])
+        files.append(stack.enter_context(atomic_file(path)))
+        files[-1].write(report)
+        for file in files:  # a full disk is met before anything is gone
+            file.flush()
+        # What an earlier measurement of this name left would be taken for this one's.
+        for stale in beside:
+            stale.unlink(missing_ok=True)
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:

@@ -39,13 +39,21 @@ def emulator(architecture: str) -> Path:
     return unpacked(f"qemu-{architecture}", ["qemu-user"], members=[f"./{program}"]) / program
 
 
-def unpacked(name: str, packages: Sequence[str], *, architecture: str = "amd64", members: Sequence[str] = ()) -> Path:
+def unpacked(
+    name: str,
+    packages: Sequence[str],
+    *,
+    architecture: str = "amd64",
+    members: Sequence[str] = (),
+    suite: str = SUITE,
+) -> Path:
     """A folder of the cache with the files of Debian packages, but not of what they depend on; fetched once.
 
     Args:
         name: Of the folder.
         architecture: Debian's name of it: `amd64`, `arm64`.
         members: The only files that are wanted, as `./usr/bin/…`; empty for all.
+        suite: Debian's release.
 
     Raises:
         UnavailableError: apt, its keyring or the network is missing.
@@ -61,19 +69,19 @@ def unpacked(name: str, packages: Sequence[str], *, architecture: str = "amd64",
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         root = Path(scratch) / "root"
         root.mkdir()
-        for package in _downloaded(Path(scratch), packages, architecture):
+        for package in _downloaded(Path(scratch), packages, architecture, suite):
             with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
                 subprocess.run(["tar", "-x", "-C", str(root), *members], stdin=archive.stdout, check=True)
         root.rename(folder)
     return folder
 
 
-def _downloaded(scratch: Path, packages: Sequence[str], architecture: str) -> list[Path]:
+def _downloaded(scratch: Path, packages: Sequence[str], architecture: str, suite: str) -> list[Path]:
     """The package files, by an apt whose lists and cache are a folder of ours."""
     for part in ("lists/partial", "cache/archives/partial", "packages"):
         (scratch / part).mkdir(parents=True)
     (scratch / "status").touch()
-    (scratch / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {SUITE} main\n")
+    (scratch / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n")
     settings = {
         "Dir::Etc::SourceList": scratch / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
@@ -92,7 +100,7 @@ def _downloaded(scratch: Path, packages: Sequence[str], architecture: str) -> li
             [*apt, *arguments], cwd=scratch / "packages", env=environment, capture_output=True, text=True, timeout=600
         )
         if done.returncode != 0:
-            raise UnavailableError(f"apt-get {' '.join(arguments)} for Debian {SUITE} failed: {done.stderr.strip()}")
+            raise UnavailableError(f"apt-get {' '.join(arguments)} for Debian {suite} failed: {done.stderr.strip()}")
     return sorted((scratch / "packages").glob("*.deb"))
 
 

@@ -1,4 +1,4 @@
-"""`edgecls bench`: measure bundles here."""
+"""`edgecls bench`: measure bundles, here or on boards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgecls.bench.report import Report
 
 
-@click.command("bench", short_help="Measure bundles on this machine.")
+@click.command("bench", short_help="Measure bundles, here or on a board.")
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=INPUT_FILE)
 @click.option("--data", type=INPUT_FOLDER, metavar="DIR", required=True, help="Pictures, in a sub-folder a class.")
 @click.option("--reference", type=INPUT_FILE, metavar="BUNDLE", help="What the others are compared with.")
@@ -35,19 +35,70 @@ if TYPE_CHECKING:
 @click.option("--cores", type=cpu_numbers, metavar="LIST", help="CPUs to pin timed processes to, such as 2,3 or 0-3.")
 @seed_option
 @output_option("The report.", default="report.json")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="USER@BOARD",
+    help="Measure there, over ssh, and bring the report back; repeat it for several, one after another.",
+)
+@click.option("--keep", is_flag=True, help="Leave what --host sent and installed there, for the next time.")
+@click.option(
+    "--ssh-config", type=INPUT_FILE, metavar="FILE", help="Of --host: ports, keys, ... [default: ~/.ssh/config]"
+)
 @output_options
 def command(
-    console: Console, bundles: tuple[Path, ...], data: Path, reference: Path | None, output: Path, **options: Any
+    console: Console,
+    bundles: tuple[Path, ...],
+    output: Path,
+    hosts: tuple[str, ...],
+    keep: bool,
+    ssh_config: Path | None,
+    **options: Any,
 ) -> int:
     """Measures the accuracy and the latency of every BUNDLE, side by side, and writes a report.
 
-    The exit code is 4 if the report is not valid; it then says why.
+    With several --host, report.json becomes report-1.json, report-2.json, ... in their order.
+
+    The exit code is 4 if a report is not valid; it then says why.
     """
+    if hosts:
+        return _on_hosts(console, hosts, bundles, output, keep=keep, ssh_config=ssh_config, **options)
+    if keep or ssh_config is not None:
+        raise click.UsageError("--keep and --ssh-config belong to --host, which is not given.")
     from edgecls.bench.measure import measure
-    from edgecls.report_table import report_table
 
     with console.work() as progress:
-        report = measure(bundles, data, output=output, reference=reference, progress=progress, **options)
+        report = measure(bundles, output=output, progress=progress, **options)
+    console.result(report, _text(console, report, output))
+    _next(console, report, output, bundles, options)
+    return report.exit_code
+
+
+def _on_hosts(console: Console, hosts: tuple[str, ...], bundles: tuple[Path, ...], output: Path, **options: Any) -> int:
+    """The same on boards; one that fails does not keep the others from it."""
+    from edgecls.bench.host import measure_on_hosts
+
+    with console.work() as progress:
+        measured, errors = measure_on_hosts(hosts, bundles, output=output, progress=progress, **options)
+    if errors and (console.json or not measured):
+        raise errors[0]
+    texts = [f"{one.host}\n{_text(console, one.report, one.output)}" for one in measured]
+    reports = [one.report for one in measured]
+    console.result(reports[0] if len(hosts) == 1 else reports, "\n\n".join(texts))
+    if errors:
+        raise errors[0]
+    if len(measured) == 1:
+        _next(console, reports[0], output, bundles, options)
+    else:
+        console.next(f"edgecls compare {' '.join(quoted(one.output) for one in measured)}")
+    return max(report.exit_code for report in reports)
+
+
+def _text(console: Console, report: Report, output: Path) -> str:
+    """The table, and what is to be known of it."""
+    from edgecls.report_table import report_table
+
     lines = [report_table(report), f"\nreport: {output}"]
     if not report.valid:
         lines.append("NOT VALID:")
@@ -55,12 +106,15 @@ def command(
         lines += [f"  {run.name}: {reason}" for run in report.runs for reason in run.reasons]
     if not console.quiet:
         lines += [f"note: {note}" for note in _notes(report)]
-    console.result(report, "\n".join(lines))
+    return "\n".join(lines)
+
+
+def _next(console: Console, report: Report, output: Path, bundles: tuple[Path, ...], options: dict[str, Any]) -> None:
+    """Tells the next useful command."""
     if report.valid and report.reference is None:
-        console.next(f"edgecls bench {quoted(bundles[0])} OTHER --reference OTHER --data {quoted(data)}")
+        console.next(f"edgecls bench {quoted(bundles[0])} OTHER --reference OTHER --data {quoted(options['data'])}")
     elif report.valid and options["accuracy"] and report.dataset.labelled and len(report.runs) > 1:
         console.next(f"edgecls gate {quoted(output)} --max-drop 1pp")
-    return report.exit_code
 
 
 def _notes(report: Report) -> list[str]:

@@ -64,3 +64,50 @@ def test_without_labels_there_is_a_word_and_no_gate(printed):
 
 def test_without_a_reference_the_next_step_is_one(printed):
     assert "Next: edgecls bench 'a b.edgecls' OTHER --reference OTHER" in printed(run("one"), reference=None)
+
+
+def test_options_of_boards_need_a_board(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.edgecls").touch()
+    assert cli.main(["bench", "a.edgecls", "--data", ".", "--keep"]) == 2
+    assert "--host" in capsys.readouterr().err
+
+
+@pytest.fixture
+def boards(tmp_path, monkeypatch, capsys):
+    """Runs the command with boards that answer with a report or an error; returns exit code and what it prints."""
+    from edgecls.bench.host import HostReport
+    from edgecls.runtime.errors import UnsupportedError
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.edgecls").touch()
+    monkeypatch.setattr("edgecls.commands.bench._text", lambda console, report, output: f"TABLE of {output}")
+
+    def measured(hosts, bundles, *, output, keep, **options):
+        assert keep
+        errors = [UnsupportedError(f"{host}: no engine") for host in hosts if "bad" in host]
+        report = SimpleNamespace(exit_code=4, valid=False)
+        return [HostReport(host, output, report) for host in hosts if "bad" not in host], errors
+
+    monkeypatch.setattr("edgecls.bench.host.measure_on_hosts", measured)
+
+    def bench(*hosts):
+        named = [argument for host in hosts for argument in ("--host", host)]
+        code = cli.main(["bench", "a.edgecls", "--data", ".", "--keep", *named])
+        return code, *capsys.readouterr()
+
+    return bench
+
+
+def test_boards_are_named_where_their_tables_stand(boards):
+    code, out, _ = boards("pi@one", "pi@two")
+    assert code == 4
+    assert "pi@one\nTABLE of report.json\n\npi@two\nTABLE" in out
+    assert "Next: edgecls compare" in out
+
+
+def test_a_board_that_fails_is_the_end_after_the_others(boards):
+    code, out, err = boards("pi@bad", "pi@two")
+    assert code == 5
+    assert "pi@two\nTABLE" in out
+    assert err == "error: pi@bad: no engine\n"
