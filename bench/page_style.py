@@ -91,6 +91,7 @@ svg .number,svg .value{font-variant-numeric:tabular-nums}
 .bar{stroke:var(--own);stroke-width:2}
 .box{fill:var(--ground);stroke:var(--own);stroke-width:2}
 .median{stroke:var(--own);stroke-width:4}
+.band{fill:var(--own);fill-opacity:.3;stroke:var(--own);stroke-width:2;stroke-linejoin:round}
 .front{fill:none;stroke:var(--own);stroke-dasharray:5 4}
 .heat{fill:var(--c0)}
 .key{display:inline-block;width:.8em;height:.8em;margin-right:.3em;background:var(--own)}
