@@ -28,7 +28,7 @@ def drops(view: View) -> list[Content]:
         if run.role != "reference" and accuracy is not None and accuracy.drop_pp is not None:
             text = estimate(accuracy.drop_pp, accuracy.ci95_pp, "+.2f") + " pp"
             low, high = accuracy.ci95_pp or (None, None)
-            rows.append(Row(view.label(item, run), text, group, accuracy.drop_pp, low, high))
+            rows.append(Row(view.label(item, run.name), text, group, accuracy.drop_pp, low, high))
     note = "Right of 0 is worse than the reference of the same report. Lines are 95 % score intervals."
     return rows_figure("Drop of top-1", "drop of top-1, pp", rows, note)
 
@@ -47,7 +47,7 @@ def classes(view: View) -> list[Content]:
             if item.answered is None
             else "Lines are 95 % score intervals, each for itself; p is one-sided, adjusted for the number of classes."
         )
-        content += rows_figure(f"Drop by class, {view.label(item, run)}", "drop of recall, pp", rows, note)
+        content += rows_figure(f"Drop by class, {view.label(item, run.name)}", "drop of recall, pp", rows, note)
     return content
 
 
@@ -83,7 +83,7 @@ def confusion(view: View) -> list[Content]:
         if run.accuracy is not None and run.accuracy.confusion:
             counts = np.array(run.accuracy.confusion, dtype=np.float64)[:MAX_CONFUSION_CLASSES, :MAX_CONFUSION_CLASSES]
             names = {entry.index: entry.label for entry in run.accuracy.per_class or ()}
-            title = f"Confusion matrix of {view.label(item, run)}"
+            title = f"Confusion matrix of {view.label(item, run.name)}"
             content += [element("h3", title), *_matrix(title, counts, names)]
     if not content:
         note = f"No report holds one: there are no labels, or more than {MAX_CONFUSION_CLASSES} classes."

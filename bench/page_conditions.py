@@ -106,7 +106,7 @@ def conditions(view: View) -> list[Content]:
         }
         content += [element("h3", item.name), facts_table(facts)]
         for run in report.runs:
-            content += [element("h4", view.label(item, run)), facts_table(_run_facts(run))]
+            content += [element("h4", view.label(item, run.name)), facts_table(_run_facts(run))]
     return content
 
 

@@ -19,9 +19,9 @@ class View(NamedTuple):
     comparison: Comparison
     measured: Sequence[Measured]
 
-    def label(self, item: Measured, run: Run) -> str:
+    def label(self, item: Measured, run: str) -> str:
         """A run's name, with its report's where there are several."""
-        return run.name if len(self.measured) == 1 else f"{run.name} · {item.name}"
+        return run if len(self.measured) == 1 else f"{run} · {item.name}"
 
     def runs(self) -> Iterator[tuple[int, Measured, int, Run]]:
         """Every run with its report, each with its number."""

@@ -38,8 +38,17 @@ def _trade(view: View) -> list[Content]:
             if variant.report == item.name and variant.top1 is not None and variant.p50_ms is not None:
                 ends = variant.top1_ci95 and (100 * variant.top1_ci95[0], 100 * variant.top1_ci95[1])
                 text = f"{estimate(variant.p50_ms, variant.p50_ci95_ms)} ms, {estimate(100 * variant.top1, ends)} %"
-                label = variant.name if len(view.measured) == 1 else f"{variant.name} · {item.name}"
-                points.append(Point(label, text, group, variant.p50_ms, 100 * variant.top1, variant.p50_ci95_ms, ends))
+                points.append(
+                    Point(
+                        view.label(item, variant.name),
+                        text,
+                        group,
+                        variant.p50_ms,
+                        100 * variant.top1,
+                        variant.p50_ci95_ms,
+                        ends,
+                    )
+                )
     if not points:
         return []
     note = (

@@ -188,6 +188,6 @@ if __name__ == "__main__":
     print(chromium())
     if len(sys.argv) > 1:
         with browser() as page:
-            page.look(900, 1400)
+            page.look(1440, 1800)
             page.open(Path(sys.argv[1]).resolve().as_uri())
             Path(sys.argv[2]).write_bytes(page.picture())
