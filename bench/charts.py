@@ -21,7 +21,12 @@ COLOURS = 6
 """Colours and shapes before they begin again."""
 
 _WIDTH = 480
+_HEIGHT = 320
+_LEFT, _BOTTOM = 44, 272
+"""Where the axes of a chart with two of them are."""
 _MARGIN = 10
+_MAX_LOOKS = 240
+"""Moments of a band that are drawn: two pixels each."""
 _LETTERS = 30
 _SHAPES = (
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",  # circle
@@ -64,6 +69,21 @@ class Point(NamedTuple):
     y_ends: tuple[float, float] | None
 
 
+class Band(NamedTuple):
+    """Lowest and highest of something over time."""
+
+    label: str
+    group: int
+    seen: tuple[tuple[float, float, float], ...]
+    """Time, lowest and highest at it; more than one."""
+
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """The highest at first, the lowest and the highest ever, the highest at last."""
+        lowest, highest = min(low for _, low, _ in self.seen), max(high for _, _, high in self.seen)
+        return self.seen[0][2], lowest, highest, self.seen[-1][2]
+
+
 def rows_chart(title: str, description: str, unit: str, rows: Sequence[Row]) -> Element:
     """Lines with a mark, an interval, a box or stacked bars each, on one axis that shows 0 where it is near."""
     values = [value for row in rows for value in (row.middle, row.low, row.high, sum(row.parts)) if value is not None]
@@ -80,21 +100,16 @@ def rows_chart(title: str, description: str, unit: str, rows: Sequence[Row]) -> 
 
 def scatter_chart(title: str, description: str, x_unit: str, y_unit: str, points: Sequence[Point]) -> Element:
     """Numbered points with error bars, x logarithmic; the line joins those that none of their group beats on both."""
-    height, left, bottom = 320, 44, 272
     xs = [end for point in points for end in (point.x, *(point.x_ends or ())) if end > 0]
     ys = [end for point in points for end in (point.y, *(point.y_ends or ()))]
     x_ticks, y_ticks = _log_ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
-    log = _scale(math.log(x_ticks[0]), math.log(x_ticks[-1]), left, _WIDTH - 2 * _MARGIN)
-    y = _scale(y_ticks[0], y_ticks[-1], bottom, _MARGIN)
+    log = _scale(math.log(x_ticks[0]), math.log(x_ticks[-1]), _LEFT, _WIDTH - 2 * _MARGIN)
+    y = _scale(y_ticks[0], y_ticks[-1], _BOTTOM, _MARGIN)
 
     def x(value: float) -> float:
         return log(math.log(max(value, x_ticks[0])))
 
-    drawn = [_line("grid", x(tick), _MARGIN, x(tick), bottom) for tick in x_ticks]
-    drawn += [_line("grid", left, y(tick), _WIDTH - 2 * _MARGIN, y(tick)) for tick in y_ticks]
-    drawn += [_text("axis", x(tick), bottom + 16, f"{tick:g}", anchor="middle") for tick in x_ticks]
-    drawn += [_text("axis", left - 6, y(tick) + 4, f"{tick:g}", anchor="end") for tick in y_ticks]
-    drawn.append(_text("axis", _WIDTH / 2, bottom + 36, f"{x_unit} → {y_unit} ↑", anchor="middle"))
+    drawn = _axes(x, x_ticks, y, y_ticks, f"{x_unit} → {y_unit} ↑")
     for group in sorted({point.group for point in points}):
         front = _front([point for point in points if point.group == group])
         path = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in front)
@@ -115,7 +130,32 @@ def scatter_chart(title: str, description: str, x_unit: str, y_unit: str, points
                 class_=_colour(point.group),
             )
         )
-    return _svg(title, description, height, drawn)
+    return _svg(title, description, _HEIGHT, drawn)
+
+
+def bands_chart(title: str, description: str, x_unit: str, y_unit: str, bands: Sequence[Band]) -> Element:
+    """Bands over time, each with its number in the legend at its end; where lowest and highest are one, a line."""
+    times = [time for band in bands for time, _, _ in band.seen]
+    x_ticks = _ticks(min(times), max(times))
+    y_ticks = _ticks(min(band.numbers[1] for band in bands), max(band.numbers[2] for band in bands))
+    x = _scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - 2 * _MARGIN)
+    y = _scale(y_ticks[0], y_ticks[-1], _BOTTOM, _MARGIN)
+    drawn = _axes(x, x_ticks, y, y_ticks, f"{x_unit} → {y_unit} ↑")
+    for number, band in enumerate(bands, 1):
+        seen = _thinned(band.seen)
+        edge = [(time, high) for time, _, high in seen] + [(time, low) for time, low, _ in reversed(seen)]
+        path = " ".join(f"{x(time):.1f},{y(value):.1f}" for time, value in edge)
+        first, lowest, highest, last = band.numbers
+        drawn.append(
+            element(
+                "g",
+                element("title", f"{band.label}: {first:.0f}, {lowest:.0f} to {highest:.0f}, {last:.0f} {y_unit}"),
+                element("polygon", points=path, class_="band"),
+                _text("number", min(x(seen[-1][0]) + 4, _WIDTH - _MARGIN), y(last) - 6, str(number)),
+                class_=_colour(band.group),
+            )
+        )
+    return _svg(title, description, _HEIGHT, drawn)
 
 
 def heat_chart(title: str, description: str, shares: Sequence[Sequence[float]]) -> Element:
@@ -147,6 +187,14 @@ def _svg(title: str, description: str, height: float, content: Sequence[Element]
         viewBox=f"0 0 {_WIDTH} {height:g}",
         role="img",
     )
+
+
+def _axes(x: Scale, x_ticks: Sequence[float], y: Scale, y_ticks: Sequence[float], units: str) -> list[Element]:
+    drawn = [_line("grid", x(tick), _MARGIN, x(tick), _BOTTOM) for tick in x_ticks]
+    drawn += [_line("grid", _LEFT, y(tick), _WIDTH - 2 * _MARGIN, y(tick)) for tick in y_ticks]
+    drawn += [_text("axis", x(tick), _BOTTOM + 16, f"{tick:g}", anchor="middle") for tick in x_ticks]
+    drawn += [_text("axis", _LEFT - 6, y(tick) + 4, f"{tick:g}", anchor="end") for tick in y_ticks]
+    return [*drawn, _text("axis", _WIDTH / 2, _BOTTOM + 36, units, anchor="middle")]
 
 
 def _row(row: Row, scale: Scale, top: float) -> Element:
@@ -228,6 +276,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
     inside = ticks[first : last + 1]
     thinned = inside[:: math.ceil(len(inside) / 8)]
     return thinned if thinned[-1] == inside[-1] else [*thinned, inside[-1]]
+
+
+def _thinned(seen: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """At most so many moments as can be drawn: neighbours as one, with the lowest and the highest of them."""
+    step = math.ceil(len(seen) / _MAX_LOOKS)
+    groups = [seen[start : start + step] for start in range(0, len(seen), step)]
+    return [(group[-1][0], min(low for _, low, _ in group), max(high for _, _, high in group)) for group in groups]
 
 
 def _front(points: Sequence[Point]) -> list[Point]:

@@ -13,7 +13,8 @@ import msgspec
 from edgecls.bench.compare import Comparison
 from edgecls.bench.markup import Element, element, html_text, items
 from edgecls.bench.measured import Measured
-from edgecls.bench.page_sections import SECTIONS, View
+from edgecls.bench.page_parts import View
+from edgecls.bench.page_sections import SECTIONS
 from edgecls.bench.page_style import SCRIPT, STYLE
 from edgecls.runtime.atomic_file import atomic_file
 
@@ -62,7 +63,7 @@ def page(comparison: Comparison, measured: Sequence[Measured]) -> str:
         element("style", STYLE),
     )
     contents = element("nav", element("ul", *links), aria_label="Sections")
-    main = element("main", element("h1", title), _banner(comparison), contents, *sections)
+    main = element("main", element("h1", title), _banner(view), contents, *sections)
     documents = {"comparison": comparison, "reports": [{"name": item.name, "report": item.report} for item in measured]}
     body = element(
         "body",
@@ -73,11 +74,17 @@ def page(comparison: Comparison, measured: Sequence[Measured]) -> str:
     return html_text(element("html", head, body, lang="en"))
 
 
-def _banner(comparison: Comparison) -> Element:
+def _banner(view: View) -> Element:
+    comparison = view.comparison
     verdicts = ["invalid" if not report.valid else report.gate for report in comparison.reports]
     words, kind = _CONCLUSIONS[min(verdicts, key=_WORST_FIRST.index)]
     many = len(comparison.reports), len(comparison.variants)
-    lines = [f"{report.name}: the gate says {report.gate}" for report in comparison.reports if report.gate]
+    lines = []
+    for item in view.measured:
+        if (gate := item.report.gate) is not None:
+            baseline = f", compared with {gate.baseline}" if gate.baseline else ""
+            lines.append(f"{item.name}: the gate says {gate.verdict}{baseline}")
+            lines += [f"{view.label(item, run.name)}: {message}" for run in gate.runs for message in run.messages]
     lines += [f"{report.name}: {reason}" for report in comparison.reports for reason in report.reasons]
     if None in verdicts:
         unjudged = [report.name for report in comparison.reports if report.gate is None]
@@ -88,7 +95,7 @@ def _banner(comparison: Comparison) -> Element:
         fields = {
             difference.field.replace("_", " "): None for item in comparison.contrasts for difference in item.differences
         }
-        lines.append(f"Not comparable in latency, so side by side without a ratio: {', '.join(fields)} differ.")
+        lines.append(f"Side by side without a ratio of latencies, for these differ: {', '.join(fields)}.")
     return element(
         "div",
         element("strong", words),

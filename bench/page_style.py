@@ -53,7 +53,7 @@ STYLE = (
     + f".share{{background:color-mix(in srgb,var(--c0) calc(var(--share)*{100 * STRONGEST_HEAT:g}%),var(--ground))}}"
     + """
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1rem;max-width:80rem;background:var(--ground);color:var(--text);
+body{margin:0 auto;padding:1rem;max-width:90rem;background:var(--ground);color:var(--text);
  font:1rem/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
 h1{font-size:1.5rem;margin:.5rem 0}
 h2{font-size:1.2rem;margin:2.2rem 0 .5rem;border-bottom:1px solid var(--grid)}
@@ -62,6 +62,7 @@ p,ul{margin:.4rem 0;max-width:48rem}
 a,summary{color:var(--c0)}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:0;list-style:none;max-width:none}
 .banner{border:1px solid var(--own);border-left-width:.5rem;padding:.6rem 1rem;background:var(--raised)}
+.banner ul{max-width:none}
 .banner strong{color:var(--own);font-size:1.2rem}
 .good{--own:var(--good)}.bad{--own:var(--bad)}.unsure{--own:var(--unsure)}
 .note{color:var(--muted)}
@@ -69,14 +70,18 @@ nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:0;list-style:none;max-
 :focus-visible{outline:3px solid var(--c0);outline-offset:2px}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 caption{text-align:left;color:var(--muted)}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top;unicode-bidi:isolate}
-td:not(.number){max-width:18rem;overflow-wrap:break-word}
+th,td{padding:.3rem .45rem;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top;unicode-bidi:isolate}
+table{width:max-content}
+td:not(.number){max-width:12rem;overflow-wrap:break-word}
+th.number{max-width:8rem}
+.facts{width:auto}.facts td:not(.number){max-width:none}
 thead th{background:var(--raised);vertical-align:bottom}
 th button{all:unset;cursor:pointer;text-decoration:underline dotted}
 th button:focus-visible{outline:3px solid var(--c0)}
 th[aria-sort=ascending] button::after{content:" ▲"}
 th[aria-sort=descending] button::after{content:" ▼"}
-.number{text-align:right;white-space:nowrap}
+.number{text-align:right}
+td.number{white-space:nowrap}
 .matrix th,.matrix td{padding:.15rem .35rem;text-align:right}
 figure{margin:.5rem 0 1rem}
 figcaption{color:var(--muted);max-width:48rem}
@@ -91,6 +96,7 @@ svg .number,svg .value{font-variant-numeric:tabular-nums}
 .bar{stroke:var(--own);stroke-width:2}
 .box{fill:var(--ground);stroke:var(--own);stroke-width:2}
 .median{stroke:var(--own);stroke-width:4}
+.band{fill:var(--own);fill-opacity:.3;stroke:var(--own);stroke-width:2;stroke-linejoin:round}
 .front{fill:none;stroke:var(--own);stroke-dasharray:5 4}
 .heat{fill:var(--c0)}
 .key{display:inline-block;width:.8em;height:.8em;margin-right:.3em;background:var(--own)}

@@ -46,14 +46,16 @@ def unpacked(
     architecture: str = "amd64",
     members: Sequence[str] = (),
     suite: str = SUITE,
+    dependencies: bool = False,
 ) -> Path:
-    """A folder of the cache with the files of Debian packages, but not of what they depend on; fetched once.
+    """A folder of the cache with the files of Debian packages; fetched once.
 
     Args:
         name: Of the folder.
         architecture: Debian's name of it: `amd64`, `arm64`.
         members: The only files that are wanted, as `./usr/bin/…`; empty for all.
         suite: Debian's release.
+        dependencies: Whether to unpack what the packages depend on too, down to the C library.
 
     Raises:
         UnavailableError: apt, its keyring or the network is missing.
@@ -69,17 +71,20 @@ def unpacked(
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         root = Path(scratch) / "root"
         root.mkdir()
-        for package in _downloaded(Path(scratch), packages, architecture, suite):
+        for package in _downloaded(Path(scratch), packages, architecture, suite, dependencies):
             with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
                 subprocess.run(["tar", "-x", "-C", str(root), *members], stdin=archive.stdout, check=True)
         root.rename(folder)
     return folder
 
 
-def _downloaded(scratch: Path, packages: Sequence[str], architecture: str, suite: str) -> list[Path]:
+def _downloaded(
+    scratch: Path, packages: Sequence[str], architecture: str, suite: str, dependencies: bool
+) -> list[Path]:
     """The package files, by an apt whose lists and cache are a folder of ours."""
-    for part in ("lists/partial", "cache/archives/partial", "packages"):
-        (scratch / part).mkdir(parents=True)
+    archives = scratch / "cache/archives"
+    for folder in (scratch / "lists/partial", archives / "partial"):
+        folder.mkdir(parents=True)
     (scratch / "status").touch()
     (scratch / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n")
     settings = {
@@ -92,16 +97,19 @@ def _downloaded(scratch: Path, packages: Sequence[str], architecture: str, suite
         "APT::Architectures": architecture,
         "APT::Sandbox::User": "root",
         "Acquire::Retries": 2,
+        "pkgCacheGen::Essential": "none",  # an empty status would call for a whole system
+        "Debug::NoLocking": "true",
     }
     apt = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in settings.items())]
     environment = {**os.environ, "LC_ALL": "C"}
-    for arguments in (["update"], ["download", *packages]):
+    download = ["install", "--yes", "--no-install-recommends", "--download-only"] if dependencies else ["download"]
+    for arguments in (["update"], [*download, *packages]):
         done = subprocess.run(
-            [*apt, *arguments], cwd=scratch / "packages", env=environment, capture_output=True, text=True, timeout=600
+            [*apt, *arguments], cwd=archives, env=environment, capture_output=True, text=True, timeout=900
         )
         if done.returncode != 0:
             raise UnavailableError(f"apt-get {' '.join(arguments)} for Debian {suite} failed: {done.stderr.strip()}")
-    return sorted((scratch / "packages").glob("*.deb"))
+    return sorted(archives.glob("*.deb"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgecls.bench.conditions import Conditions, Snapshot
+from edgecls.bench.conditions import Conditions, Moment, Snapshot
 from edgecls.bench.device import Device
 from edgecls.bench.report import (
     Accuracy,
@@ -33,6 +33,15 @@ from edgecls.runtime.preprocess import Preprocess
 LABELS = ("ant", "bee", "cat")
 TRUTH = np.repeat(np.arange(3, dtype=np.int32), 100)
 SAMPLES = 40
+TRACE = tuple(
+    Moment(
+        seconds=0.5 * look,
+        frequency_mhz=(2400 - 300 * (look % 2), 2400),
+        gpu_frequency_mhz=None,
+        temperature_c=61.5 - 13.5 * 0.97**look,
+    )
+    for look in range(100)
+)
 
 
 def answers(wrong: int) -> np.ndarray:
@@ -155,7 +164,9 @@ def report(speed: float = 1.0, *, model: str = "Raspberry Pi 5", labels: tuple[s
             os="Debian",
             kernel="6.6",
         ),
-        conditions=Conditions(before=state, after=msgspec.structs.replace(state, temperature_c=61.5), warnings=()),
+        conditions=Conditions(
+            before=state, after=msgspec.structs.replace(state, temperature_c=61.5), warnings=(), trace=TRACE
+        ),
         dataset=Dataset(sha256="d", n=300, n_unreadable=0, n_folders=3, labelled=True, limit=None, overlap=0),
         reference=Reference("sha256 of fp32", 0),
         runs=runs,

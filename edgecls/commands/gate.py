@@ -70,6 +70,7 @@ def critical_class(value: str | CriticalClass) -> CriticalClass:
     "--on-inconclusive", type=one_of("fail", "pass"), help="What inconclusive counts as. [default: exit code 3]"
 )
 @click.option("--markdown", type=output_file, metavar="FILE", help="Write a summary for a pull request as well.")
+@click.option("--record", is_flag=True, help="Write the verdict into REPORT too, for `edgecls compare` to show it.")
 @output_options
 def command(
     console: Console,
@@ -78,6 +79,7 @@ def command(
     variant: str | None,
     on_inconclusive: Literal["fail", "pass"] | None,
     markdown: Path | None,
+    record: bool,
     **limits: Any,
 ) -> int:
     """Judges REPORT: exit code 0 pass, 1 fail, 3 inconclusive, 4 the report is not valid.
@@ -103,6 +105,12 @@ def command(
 
         with atomic_file(markdown) as file:
             file.write(gate_markdown(result).encode())
+    if record:
+        import msgspec
+
+        from edgecls.bench.report import write_report
+
+        write_report(msgspec.structs.replace(read_report(report), gate=result), report)
     console.result(result, _text(result, quiet=console.quiet))
     return result.exit_code
 

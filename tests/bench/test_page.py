@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import reports
 
-from edgecls.bench.charts import COLOURS, Row, rows_chart
+from edgecls.bench.charts import COLOURS, Band, Row, bands_chart, rows_chart
 from edgecls.bench.compare import compare
+from edgecls.bench.gate import judge
 from edgecls.bench.gate_result import GateResult, Limits, Margin
 from edgecls.bench.measured import open_measured
 from edgecls.bench.page import page, write_page
@@ -125,7 +126,8 @@ def test_the_same_reports_give_the_same_page(full, tmp_path):
 
 def test_charts_are_well_formed_and_described(full):
     pictures = [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", full, re.DOTALL)]
-    assert len(pictures) == 10  # drops, trade-off; launches, stages, cold start and classes of both reports
+    # Drops, trade-off, temperature, frequency; launches, stages, cold start and classes of both reports.
+    assert len(pictures) == 12
     for picture in pictures:
         assert [child.tag for child in picture[:2]] == ["title", "desc"]
         assert all(child.text for child in picture[:2])
@@ -149,6 +151,8 @@ def test_figures_stand_in_plain_tables(full):
     assert re.search(r'<td class="number" data-value="1\.(5|49+\d*|50+\d*)">1\.50 \[1\.', full)
     assert ">48.0</td><td>61.5</td>" in full
     assert "2.0 + 1.0 + 4.0 + 0.1; in all 7.0 ms" in full
+    assert ">2400</td>" in full
+    assert re.search(r'>48</td><td class="number" data-value="48\.0">48</td><td class="number" data-value="60\.', full)
 
 
 def test_the_raw_reports_are_data(full):
@@ -183,7 +187,7 @@ def test_reports_that_differ_stand_side_by_side(tmp_path):
     write_report(reports.report(), tmp_path / "pi5.json")
     write_report(reports.report(model="Raspberry Pi 4"), tmp_path / "pi4.json")
     text = page_of(tmp_path / "pi5.json", tmp_path / "pi4.json")
-    assert "side by side without a ratio: device differ" in text
+    assert "Side by side without a ratio of latencies, for these differ: device." in text
     assert "no ratio, for these differ: device (Raspberry Pi 5, Cortex-A76" in text
 
 
@@ -220,6 +224,25 @@ def test_the_banner_tells_the_verdict_in_words(single, verdict, words, kind):
     text = single(replace(reports.report(), gate=gate))
     assert f'<div class="banner {kind}"><strong>{words}</strong>' in text
     assert ("No gate has judged alone" in text) == (verdict is None)
+
+
+def test_the_banner_tells_what_the_gate_says_of_each_run(single):
+    report = reports.report()
+    gate = judge(report, Limits(max_rss_bytes=59_000_000))
+    text = single(replace(report, gate=gate))
+    assert '<div class="banner bad"><strong>FAIL</strong>' in text
+    assert "<li>int8: peak memory 60.0 MB: over the limit of 59 MB</li>" in text
+
+
+@pytest.mark.parametrize("looks", [2, 239, 241, 5000])
+def test_a_long_trace_is_thinned_and_keeps_its_extremes(looks):
+    seen = tuple((0.5 * look, 600.0 if look == 1 else 1800.0, 2400.0) for look in range(looks))
+    chart = bands_chart("t", "d", "s", "MHz", [Band("pi", 0, seen)])
+    (polygon,) = chart.iter("polygon")
+    corners = [tuple(map(float, corner.split(","))) for corner in polygon.get("points").split()]
+    assert 4 <= len(corners) <= 2 * 240
+    assert len({y for _, y in corners}) == 3
+    assert all(0 <= x <= 480 and 0 <= y <= 320 for x, y in corners)
 
 
 def test_the_banner_of_an_invalid_report_says_why(single):

@@ -7,7 +7,7 @@ import pytest
 import reports
 
 from edgecls import cli
-from edgecls.bench.report import ClassAccuracy
+from edgecls.bench.report import ClassAccuracy, read_report
 
 replace = msgspec.structs.replace
 
@@ -97,6 +97,18 @@ def test_one_call_gives_json_and_a_summary(folder, capsys):
     summary = (folder / "summary.md").read_text()
     assert summary.startswith("### edgecls gate: pass\n\n| variant | against |")
     assert "| `int8` | `int8 (old)` | `max-drop` | `pass` | +0.00 pp [" in summary
+
+
+def test_a_verdict_is_recorded_only_if_asked(folder):
+    before = read_report(folder / "new.json")
+    assert gate("--max-drop", "0.1pp") == 1
+    assert read_report(folder / "new.json") == before
+    assert gate("--max-drop", "0.1pp", "--record") == 1
+    after = read_report(folder / "new.json")
+    assert after.gate.verdict == "fail"
+    assert replace(after, gate=None) == before
+    assert cli.main(["compare", "new.json", "--html", "page.html"]) == 0
+    assert "<strong>FAIL</strong>" in (folder / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_project_writes_its_limits_down(folder, capsys):
