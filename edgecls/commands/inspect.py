@@ -33,6 +33,7 @@ def command(console: Console, bundle: Path, sensitivity: bool) -> int:
     document = {
         "path": bundle,
         "sha256": opened.sha256,
+        "signed": opened.signature is not None,
         "size_bytes": opened.size_bytes,
         "manifest": opened.manifest,
     }
@@ -75,15 +76,17 @@ def _lines(bundle: Bundle) -> list[str]:
         else None,
         "plan": _plan(bundle),
         "made with": ", ".join(f"{name} {version}" for name, version in origin.versions.items()),
+        "signed": "yes (edgecls verify --key tells by whom)" if bundle.signature else None,
         "sha256": bundle.sha256,
     }
     members = [f"    {name}  {size_text(member.size_bytes)}" for name, member in manifest.members.items()]
-    return [
+    lines = [
         f"{manifest.name}  {size_text(bundle.size_bytes)}",
         *(f"  {key:<11} {value}" for key, value in facts.items() if value),
         "  members, digests checked",
         *members,
     ]
+    return [line.replace("\n", "\\n") for line in lines]  # no bundle writes lines of its own
 
 
 def _engine(bundle: Bundle) -> str | None:
