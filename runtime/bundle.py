@@ -41,6 +41,9 @@ comment."""
 _LOCATOR_BYTES = 20
 """What stands before it in an archive of 64 bits."""
 
+_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error)
+"""What zipfile makes of damage."""
+
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -236,8 +239,8 @@ class Bundle:
                     self.record = self._read(archive, "bundle.json")
         except OSError as error:
             raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-            raise self._error(f"it is not a whole zip archive ({error})") from error
+        except _ZIP_ERRORS as error:
+            raise self._error(f"it is not a whole zip archive ({error or type(error).__name__})") from error
         if key is not None:
             self._check_signature(key)
         self.manifest = self._checked_manifest(self.record)
@@ -277,7 +280,7 @@ class Bundle:
                 data = self._read(archive, member)
         except OSError as error:
             raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+        except _ZIP_ERRORS as error:
             raise self._error(f"its member {member!r} is damaged ({error})") from error
         if hashlib.sha256(data).hexdigest() != self.manifest.members[member].sha256:
             raise self._error(f"its member {member!r} has other bytes than bundle.json says: it was damaged or changed")

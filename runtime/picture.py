@@ -148,9 +148,7 @@ def _name(picture: Picture) -> str:
     return repr(os.fspath(cast("str", picture)))
 
 
-def _pixels_from_file(
-    file: IO[bytes], name: str, exif: Exif, limits: PictureLimits
-) -> Image.Image | NDArray[np.uint8]:
+def _pixels_from_file(file: IO[bytes], name: str, exif: Exif, limits: PictureLimits) -> Image.Image | NDArray[np.uint8]:
     limits.check_bytes(file.seek(0, os.SEEK_END), name)
     file.seek(0)
     prefix = file.read(16)

@@ -58,7 +58,9 @@ class PictureLimits(msgspec.Struct, frozen=True, kw_only=True):
             InputError: It is another one.
         """
         if plugin.lower() not in self.formats:
-            raise InputError(f"{name} is a {plugin.upper()} picture; only {', '.join(self.formats)} is taken: convert it")
+            raise InputError(
+                f"{name} is a {plugin.upper()} picture; only {', '.join(self.formats)} is taken: convert it"
+            )
 
     def check_size(self, width: int, height: int, name: str) -> None:
         """Refuses pictures with no, too many or too oddly arranged pixels.

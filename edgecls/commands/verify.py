@@ -14,7 +14,10 @@ from edgecls.parameter_types import INPUT_FILE
 @click.command("verify", short_help="Replay a bundle's golden samples here.")
 @click.argument("bundle", type=INPUT_FILE)
 @click.option(
-    "--key", type=INPUT_FILE, metavar="FILE", help="Public Ed25519 key, PEM; a bundle that it has not signed is refused."
+    "--key",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Public Ed25519 key, PEM; a bundle that it has not signed is refused.",
 )
 @threads_option
 @output_options

@@ -15,7 +15,20 @@ from edgecls.runtime import Labels, errors
 from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.verify import VerifyResult
 
-VERBS = ["bench", "classify", "compare", "demo", "evaluate", "export", "gate", "inspect", "models", "targets", "verify"]
+VERBS = [
+    "bench",
+    "classify",
+    "compare",
+    "demo",
+    "evaluate",
+    "export",
+    "gate",
+    "inspect",
+    "models",
+    "sign",
+    "targets",
+    "verify",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +219,18 @@ def test_no_locale_is_too_poor(environment, bundle_parts, bundle_path):
     assert b"classes" in done.stdout
     done = run(["inspect", str(bundle_path), "--json"], **environment)
     assert json.loads(done.stdout.decode("utf-8"))["manifest"]["labels"]["names"][:3] == list(names[:3])
+
+
+def test_what_a_bundle_says_does_not_speak_to_the_terminal(bundle_parts, bundle_path, capsys):
+    manifest, files = bundle_parts
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, name="net\x1b]0;title\x07\n  target  trusted"), files)
+    assert cli.main(["inspect", str(bundle_path)]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(r"net\x1b]0;title\x07\n  target  trusted  ")
+    assert "onnxruntime" in second
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, target="\x1b[2J"), files)
+    assert cli.main(["verify", str(bundle_path)]) == 6
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_text_is_escaped(bundle_path):

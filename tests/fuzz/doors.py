@@ -58,8 +58,7 @@ def bundle(data: bytes) -> None:
         opened.read(member)
     assert len(opened.sha256) == 64
     assert sum(map(len, opened.unsigned())) <= opened.size_bytes
-    if "cat" not in opened.manifest.labels.names:
-        opened.manifest.labels.index_from_folder("cat")
+    opened.manifest.labels.index_from_folder(opened.manifest.labels.names[0])
 
 
 def labels(data: bytes) -> None:

@@ -34,8 +34,7 @@ def test_every_door_has_seeds():
 def test_fuzz(seconds):
     if importlib.util.find_spec("atheris") is None:
         pytest.skip("atheris is not installed (it has wheels for Python 3.11 on x86-64 Linux): nothing is fuzzed here")
-    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, str(HERE / "run.py"), "--seconds", seconds]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert done.stdout.count("accepted") == len(DOORS)
+    assert all(f"{door}: " in done.stdout for door in DOORS)
