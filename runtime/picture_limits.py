@@ -39,7 +39,7 @@ class PictureLimits(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, field)
             if type(value) is not int or value < 1:
                 raise InvalidRecordError(f"{field} is {value!r}; give a whole number of at least 1")
-        if isinstance(self.formats, str) or not self.formats or not set(self.formats) <= set(FORMATS):
+        if not self.formats or not set(self.formats) <= set(FORMATS):
             raise InvalidRecordError(f"formats is {self.formats!r}; choose some of {FORMATS}")
 
     def check_bytes(self, count: int, name: str) -> None:

@@ -34,8 +34,7 @@ MEMBERS = members_of(FILES)
 
 @functools.cache
 def _folder() -> Path:
-    memory = Path("/dev/shm")
-    folder = tempfile.mkdtemp(prefix="edgecls-fuzz-", dir=memory if memory.is_dir() else None)
+    folder = tempfile.mkdtemp(prefix="edgecls-fuzz-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 

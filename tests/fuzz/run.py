@@ -43,7 +43,7 @@ def main() -> int:
         begun = [*command, str(options.seconds / len(doors)), "--door", door]
         # Decoders complain of every input on standard error: only the last lines are worth reading.
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-            if subprocess.run(begun, cwd=folder, stderr=log).returncode:
+            if subprocess.run(begun, cwd=folder, env={**os.environ, "TMPDIR": folder}, stderr=log).returncode:
                 failed = 1
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 4000))
                 print(log.read().decode(errors="replace"), f"{door}: FAILED", sep="\n", flush=True)

@@ -120,6 +120,19 @@ def test_a_damaged_bundle_is_not_signed(path, keys):
     assert path.read_bytes() == before
 
 
+def test_signing_is_all_or_nothing(path, keys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = path.read_bytes()
+    files = sorted(path.parent.iterdir())
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(InputError, match="cannot write"):
+        sign_bundle(path, keys[0])
+    assert path.read_bytes() == before
+    assert sorted(path.parent.iterdir()) == files
+
+
 def test_keys_that_are_none(path, keys, tmp_path):
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
