@@ -22,6 +22,7 @@ from edgecls.bench.metrics import (
     top_classes,
 )
 from edgecls.bench.report import Accuracy, ClassAccuracy
+from edgecls.bench.softmax import divergence, log_softmax
 from edgecls.bench.statistics import confidence_interval, holm, mcnemar_exact_p, mcnemar_mid_p, upper_bound
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.cpu import cpu_count
@@ -34,6 +35,8 @@ from edgecls.runtime.session import Session
 
 _LOST_P = 0.05
 """Adjusted p value below which a class has lost beyond chance: of reports without any loss so many warn."""
+_SETTLED_AT_ONCE = 256
+"""Pictures whose logits are kept until then."""
 _SHOWN = 5
 """Classes that a warning names."""
 
@@ -122,34 +125,74 @@ def classify_images(
     """
     seen: list[ImageFile] = []
     unreadable: list[Unreadable] = []
-    top: list[list[NDArray[np.int32]]] = [[] for _ in sessions]
-    kl: list[list[float]] = [[] for _ in sessions]
     labelled = all(image.label is not None for image in images.images)
-    scores: list[NDArray[np.float32]] | None = [] if labelled and has_scikit_learn() else None
+    tally = _Tally(len(sessions), len(images), reference, scored=labelled and has_scikit_learn())
+    keys = [pixels_key(session.preprocess) for session in sessions]
     for image, pixels in decode_ahead(images, [session.preprocess for session in sessions]):
         if isinstance(pixels, str):
             unreadable.append((image, pixels))
         else:
-            logits = [session.logits(pixels[pixels_key(session.preprocess)])[0] for session in sessions]
-            if scores is not None:
-                scores = scores or [np.empty((len(images), len(values)), np.float32) for values in logits]
-            for run, values in enumerate(logits):
-                top[run].append(top_classes(values[None])[0])
-                if scores is not None:
-                    scores[run][len(seen)] = log_softmax(values)
-                if reference is not None:
-                    kl[run].append(_divergence(logits[reference], values))
+            tally.add([session.logits(pixels[key])[0] for session, key in zip(sessions, keys, strict=True)])
             seen.append(image)
         advance(1)
     if not seen:
         raise nothing_readable(images, unreadable)
-    return Answers(
-        images=tuple(seen),
-        unreadable=tuple(unreadable),
-        top=tuple(np.array(rows, dtype=np.int32).reshape(len(seen), -1) for rows in top),
-        kl=None if reference is None else tuple(np.array(values, dtype=np.float64) for values in kl),
-        scores=None if scores is None else tuple(rows[: len(seen)] for rows in scores),
-    )
+    top, kl, scores = tally.total()
+    return Answers(images=tuple(seen), unreadable=tuple(unreadable), top=top, kl=kl, scores=scores)
+
+
+class _Tally:
+    """What is kept of the logits, worked out for many pictures at a time: NumPy takes as long for one.
+
+    Args:
+        runs: How many.
+        pictures: At most.
+        reference: Index of the run that the others are compared with.
+        scored: Whether probabilities are kept.
+    """
+
+    def __init__(self, runs: int, pictures: int, reference: int | None, *, scored: bool) -> None:
+        self._reference, self._scored, self._pictures = reference, scored, pictures
+        self._waiting: list[list[NDArray[np.float32]]] = [[] for _ in range(runs)]
+        self._top: list[list[NDArray[np.int32]]] = [[] for _ in range(runs)]
+        self._kl: list[list[NDArray[np.float64]]] = [[] for _ in range(runs)]
+        self._scores: list[NDArray[np.float32]] = []
+        self._settled = 0
+
+    def add(self, logits: Sequence[NDArray[np.float32]]) -> None:
+        """Takes every run's logits for one picture, `float32 [classes]`."""
+        for run, values in zip(self._waiting, logits, strict=True):
+            run.append(values)
+        if len(self._waiting[0]) == _SETTLED_AT_ONCE:
+            self._settle()
+
+    def total(
+        self,
+    ) -> tuple[
+        tuple[NDArray[np.int32], ...], tuple[NDArray[np.float64], ...] | None, tuple[NDArray[np.float32], ...] | None
+    ]:
+        """`Answers.top`, `Answers.kl` and `Answers.scores`."""
+        if self._waiting[0]:
+            self._settle()
+        return (
+            tuple(np.concatenate(parts) for parts in self._top),
+            None if self._reference is None else tuple(np.concatenate(parts) for parts in self._kl),
+            tuple(rows[: self._settled] for rows in self._scores) if self._scored else None,
+        )
+
+    def _settle(self) -> None:
+        runs = [np.stack(values) for values in self._waiting]
+        end = self._settled + len(runs[0])
+        if self._scored and not self._scores:
+            self._scores = [np.empty((self._pictures, logits.shape[1]), np.float32) for logits in runs]
+        for run, logits in enumerate(runs):
+            self._top[run].append(top_classes(logits))
+            if self._scored:
+                self._scores[run][self._settled : end] = log_softmax(logits)
+            if self._reference is not None:
+                self._kl[run].append(divergence(runs[self._reference], logits))
+            self._waiting[run].clear()
+        self._settled = end
 
 
 def nothing_readable(images: ImageSet, unreadable: Sequence[Unreadable]) -> InputError:
@@ -204,24 +247,6 @@ def _read_pixels(
         return error.strerror or str(error)
     except InputError as error:
         return str(error)
-
-
-def _divergence(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
-    """KL(softmax(reference) || softmax(candidate)), nats, in float64."""
-    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
-        return float("nan")
-    log_p, log_q = log_softmax(reference), log_softmax(candidate)
-    # Rounding can take the sum of equals a hair below 0.
-    return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q))))
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logarithms of the probabilities of one picture, `float64 [classes]`; NaN where a logit is not finite."""
-    if not np.isfinite(logits).all():
-        return np.full(logits.shape, np.nan)
-    shifted = logits.astype(np.float64) - float(logits.max())
-    result: NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted)))
-    return result
 
 
 def summarise(answers: Answers, run: int, reference: int | None, labels: Labels, predictions: str) -> Accuracy:

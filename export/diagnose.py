@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.bench.accuracy import decode_ahead, log_softmax, pixels_key
+from edgecls.bench.accuracy import decode_ahead, pixels_key
+from edgecls.bench.softmax import divergence
 from edgecls.bench.statistics import confidence_interval, lower_bound
 from edgecls.bench.subject import common_labels, open_subjects
 from edgecls.export.diagnosis import Cause, Diagnosis, Stage
@@ -249,11 +250,8 @@ def _drop(seen: _Seen, answers: Sequence[Logits]) -> tuple[float, tuple[float, f
 
 def _divergence(reference: Sequence[Logits], answers: Sequence[Logits]) -> float | None:
     """Mean KL(softmax(reference) || softmax(answer)), nats; None where it is not finite."""
-    total = 0.0
-    for right, given in zip(reference, answers, strict=True):
-        log_p, log_q = log_softmax(right), log_softmax(given)
-        total += max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q))))
-    return total / len(reference) if np.isfinite(total) else None
+    mean = float(divergence(np.stack(reference), np.stack(answers)).mean())
+    return mean if np.isfinite(mean) else None
 
 
 def _best(answers: Sequence[Logits]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from edgecls.bench.softmax import divergence
 from edgecls.calibration.bias_correction import bias_shifts
 from edgecls.calibration.collect import collect_histograms, crops
 from edgecls.calibration.equalization import equalizing_scales
@@ -19,7 +20,6 @@ from edgecls.calibration.smoothing import smoothing_scales
 from edgecls.calibration.walk import batches_of
 from edgecls.export.placement import Rules, place
 from edgecls.export.trace import run_onnx
-from edgecls.export.trials import mean_divergence
 from edgecls.runtime.bundle import CalibrationRecord, Padding
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.preprocess import Preprocess
@@ -91,7 +91,7 @@ class _Maker:
         model, padding = self.placed(plan)
         proto = ir.to_proto(model).SerializeToString()
         got = np.concatenate([run_onnx(proto, Session.pad(batch, padding)) for batch in self.judge])
-        return mean_divergence(self.expected, got)
+        return float(divergence(self.expected, got).mean())
 
     def placed(self, plan: QuantPlan) -> tuple[ir.Model, Padding | None]:
         """The Q/DQ graph of a plan, and the border that its pictures need."""

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecls.bench.softmax import divergence
 from edgecls.calibration.collect import crops
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan
@@ -163,7 +164,7 @@ class Trials:
             b=int(np.count_nonzero(was_right & ~right)),
             c=int(np.count_nonzero(right & ~was_right)),
             flips=int(np.count_nonzero(best != expected)),
-            kl=mean_divergence(self._expected, logits),
+            kl=float(divergence(self._expected, logits).mean()),
             ratio=ratio,
             ms=ms,
         )
@@ -179,17 +180,6 @@ class Trials:
                     times[column].append(time.perf_counter() - began)
         mine = statistics.median(times[0])
         return mine / statistics.median(times[1]), 1e3 * mine
-
-
-def mean_divergence(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
-    """Mean KL divergence, nats, of the softmax of `got` from that of `expected`; both `[pictures, classes]`."""
-    before, after = _log_softmax(expected), _log_softmax(got)
-    return float((np.exp(before) * (before - after)).sum(axis=1).mean())
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def _remembered(memory: Path | None) -> dict[str, Trial]:

@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.bench.accuracy import Answers, Unreadable, decode_ahead, log_softmax, nothing_readable, pixels_key
+from edgecls.bench.accuracy import Answers, Unreadable, decode_ahead, nothing_readable, pixels_key
 from edgecls.bench.metrics import ClassificationMetrics, classification_metrics, has_scikit_learn, top_classes
 from edgecls.bench.report import predictions_path
+from edgecls.bench.softmax import log_softmax
 from edgecls.models.classifier import Classifier
 from edgecls.models.normalize import normalized
 from edgecls.runtime.atomic_file import atomic_file
@@ -154,7 +155,7 @@ def _answers(network: Network, size: int, images: ImageSet, preprocess: Preproce
         logits = network(normalized(np.stack(crops), preprocess))
         top.append(top_classes(logits))
         if scores is not None:
-            scores.append(np.array([log_softmax(row) for row in logits], np.float32))
+            scores.append(log_softmax(logits).astype(np.float32))
         advance(len(crops))
         crops.clear()
 

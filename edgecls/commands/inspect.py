@@ -10,7 +10,7 @@ import msgspec
 
 from edgecls.console import Console, quoted, size_text
 from edgecls.options import output_options
-from edgecls.parameter_types import INPUT_FILE
+from edgecls.parameter_types import INPUT_FILE, output_file
 
 if TYPE_CHECKING:
     from edgecls.runtime.bundle import Bundle
@@ -22,11 +22,15 @@ _BAR = 30
 @click.command("inspect", short_help="What is in a bundle.")
 @click.argument("bundle", type=INPUT_FILE)
 @click.option("--sensitivity", is_flag=True, help="What each block loses by INT8, where that was measured.")
+@click.option("--picture", type=output_file, metavar="FILE.png", help="Draw the bars of --sensitivity.")
 @output_options
-def command(console: Console, bundle: Path, sensitivity: bool) -> int:
+def command(console: Console, bundle: Path, sensitivity: bool, picture: Path | None) -> int:
     """Prints what BUNDLE says of itself, after checking every member's digest; no engine is loaded."""
+    from edgecls.extra import needs_extra
     from edgecls.runtime import Bundle
 
+    if picture is not None and not sensitivity:
+        raise click.UsageError("--picture draws what --sensitivity prints: give both.")
     opened = Bundle(bundle)
     for member in opened.manifest.members:
         opened.read(member)
@@ -39,7 +43,12 @@ def command(console: Console, bundle: Path, sensitivity: bool) -> int:
     }
     if sensitivity:
         measured = _sensitivity(opened)
-        console.result({**document, "sensitivity": measured}, "\n".join(_bars(measured)))
+        title, *bars = _bars(measured)
+        if picture is not None:
+            with needs_extra("metrics", "Drawing the sensitivity"):
+                from edgecls.bench.sensitivity_picture import draw_sensitivity
+            draw_sensitivity(measured.blocks, title, picture)
+        console.result({**document, "sensitivity": measured}, "\n".join((title, *bars)))
         return 0
     console.result(document, "\n".join(_lines(opened)))
     console.next(f"edgecls verify {quoted(bundle)}")

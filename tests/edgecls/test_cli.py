@@ -8,9 +8,12 @@ import subprocess
 import sys
 
 import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgecls import cli
+from edgecls.calibration.plan import BlockSensitivity, Sensitivity
 from edgecls.runtime import Labels, errors
 from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.verify import VerifyResult
@@ -267,3 +270,35 @@ def test_inspect_sums_up_the_plan(plan, words, small, bundle_parts, bundle_path,
     write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
     assert cli.main(["inspect", str(bundle_path)]) == 0
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ratio", [None, 0.8], ids=["untimed", "timed"])
+def test_inspect_shows_the_sensitivity_as_a_table_and_a_picture(ratio, small, bundle_parts, bundle_path, capsys):
+    cost = None if ratio is None else 0.02
+    blocks = (
+        BlockSensitivity("stem", ("stem.0",), 0.004, 3, cost),
+        BlockSensitivity("head $x", ("h",), -0.001, 0, cost),
+    )
+    measured = Sensitivity("onnxruntime", 100, 0.01, 5, ratio, blocks)
+    manifest, files = bundle_parts
+    files = {**files, "plan.json": msgspec.structs.replace(small[2], sensitivity=measured).to_json()}
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
+    picture = bundle_path.with_name("bars.png")
+    assert cli.main(["inspect", str(bundle_path), "--sensitivity", "--picture", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "KL 0.0100, 5 of 100 answers changed" in lines[0]
+    assert lines[2].endswith("█" * 30)
+    assert ("+2.0 %" in lines[2]) == (ratio is not None)
+    assert not lines[3].endswith("█")
+    with Image.open(picture) as drawn:
+        pixels = np.asarray(drawn.convert("RGB")).astype(int)
+    blue, orange = ((pixels - colour == 0).all(-1).any() for colour in ((31, 119, 180), (255, 127, 14)))
+    assert blue
+    assert orange == (ratio is not None)
+
+
+def test_inspect_refuses_what_it_cannot_show(bundle_path, tmp_path, capsys):
+    assert cli.main(["inspect", str(bundle_path), "--sensitivity"]) == 2
+    assert "holds no sensitivity" in capsys.readouterr().err
+    assert cli.main(["inspect", str(bundle_path), "--picture", str(tmp_path / "bars.png")]) == 2
+    assert "give both" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from edgecls.export import trials as trials_module
 from edgecls.export.job import export_bundle
 from edgecls.export.targets import ANY_GPU
 from edgecls.export.trace import Trace
-from edgecls.export.trials import Trial, Trials, mean_divergence
+from edgecls.export.trials import Trial, Trials
 from edgecls.runtime import ImageSet
 
 
@@ -113,13 +113,6 @@ def test_the_notes_say_whether_integers_are_worth_it(ratio, worth):
     _, note = trial(ratio=ratio, ms=1.0).notes()
     assert f"{ratio:.2f} of fp32's time" in note
     assert ("ship fp32" in note) != worth
-
-
-def test_divergence_of_known_distributions():
-    same = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))
-    assert mean_divergence(same, same + 7) == pytest.approx(0, abs=1e-6)
-    other = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], np.float32))
-    assert mean_divergence(same, other) == pytest.approx(0.5 * 0.5 * np.log(4 / 3), rel=1e-5)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])

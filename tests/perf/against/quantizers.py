@@ -12,9 +12,10 @@ others are measured. Both EfficientNet-Lite0 with its ImageNet weights and a net
         --data cifar10/test --calibration cifar10/train --size 256
 
 Every graph answers every picture on each engine; drop, disagreement and divergence are against the same engine's
-fp32. "Δ to ours" is the peer's minus ours with its paired 95 % interval: above zero, ours is closer to fp32. Times are
-medians of single pictures, one thread, all graphs of an engine in turns, as ratios to fp32. FOLDER keeps what was
-quantized, so that a second call goes on where the first was stopped, and FOLDER/rows.json every model's rows.
+fp32. "edgecls symmetric" is our graph for TensorRT, answered by ONNX Runtime in its stead. "Δ to ours" is the peer's
+minus ours with its paired 95 % interval: above zero, ours is closer to fp32. Times are medians of single pictures, one
+thread, all graphs of an engine in turns, as ratios to fp32. FOLDER keeps what was quantized, so that a second call goes
+on where the first was stopped, and FOLDER/rows.json every model's rows.
 """
 
 from __future__ import annotations
@@ -32,20 +33,24 @@ import msgspec
 import numpy as np
 from peers import ONNX_PEERS, OPENVINO_PEERS, Calibration, Files, ir_files
 
-from edgecls.bench.accuracy import log_softmax
+from edgecls.bench.softmax import divergence
 from edgecls.bench.statistics import confidence_interval
 from edgecls.calibration.collect import calibration_set, crops
+from edgecls.calibration.plan import QuantPlan
 from edgecls.console import Console
 from edgecls.export.job import export_bundle
+from edgecls.export.pack import answering_engine
+from edgecls.export.targets import target_module
 from edgecls.export.trace import Trace, trace
 from edgecls.models import Classifier
 from edgecls.options import model_options
 from edgecls.parameter_types import INPUT_FOLDER
-from edgecls.runtime import Bundle, ImageSet, load
+from edgecls.runtime import Bundle, ImageSet, Session, load
 from edgecls.runtime.cpu import cpu_isa
 from edgecls.runtime.engines import engine_module
 
 TARGETS = {"onnxruntime": (*ONNX_PEERS,), "openvino": (*OPENVINO_PEERS, *ONNX_PEERS)}
+SYMMETRIC = "edgecls symmetric"
 ROUND = 5
 """Calls that one graph makes before the next has its turn."""
 RESAMPLES = 5000
@@ -93,6 +98,14 @@ class Workshop:
                 path.write_bytes(data)
         return [path.read_bytes() for path in paths]
 
+    def symmetric(self) -> Infer:
+        """Our graph for TensorRT, which knows only ranges around zero, on ONNX Runtime."""
+        bundle = Bundle(self.ours("tensorrt", "int8"))
+        plan = msgspec.json.decode(bundle.read("plan.json"), type=QuantPlan)
+        artifact = target_module("tensorrt").compile_artifact(self.traced.graph, "int8", plan, cpu_isa())
+        engine, padding = answering_engine(bundle.manifest, artifact), bundle.manifest.padding
+        return lambda crop: engine.infer(Session.pad(crop, padding))
+
     def _timed(self, name: str, make: Callable[[], Any]) -> Any:
         print(f"{self.classifier.name}: {name}", file=sys.stderr, flush=True)
         began = time.perf_counter()
@@ -108,6 +121,8 @@ def opened(shop: Workshop, target: str, asked: Sequence[str]) -> tuple[dict[str,
     failed: dict[str, str] = {}
     for precision, name in {"fp32": "fp32", "int8": "edgecls"}.items():
         runs[name] = load(shop.ours(target, precision), threads=1).logits
+    if target == "onnxruntime":
+        runs[SYMMETRIC] = shop.symmetric()
     manifest = Bundle(shop.ours(target, "fp32")).manifest
     for name in asked:
         try:
@@ -157,12 +172,8 @@ def rows_of(
         times: As `in_turns` gives them.
     """
     n = len(answers["fp32"])
-    log_p = np.stack([log_softmax(logits) for logits in answers["fp32"]])
     best = {name: logits.argmax(axis=1) for name, logits in answers.items()}
-    kl = {
-        name: np.einsum("ij,ij->i", np.exp(log_p), log_p - np.stack([log_softmax(row) for row in logits]))
-        for name, logits in answers.items()
-    }
+    kl = {name: divergence(answers["fp32"], logits) for name, logits in answers.items()}
     other = {name: found != best["fp32"] for name, found in best.items()}
     rows = []
     for name in answers:
@@ -257,8 +268,8 @@ def all_rows(
         found += rows_of(target, answers, labels, in_turns(runs, pixels[0], seconds))
         found += [{"target": target, "quantizer": peer, "failed": why} for peer, why in failed.items()]
     for row in found:
-        made = f"{row['target']} int8" if row["quantizer"] == "edgecls" else row["quantizer"]
-        row |= {"seconds": shop.seconds.get(made)}
+        ours = {"edgecls": f"{row['target']} int8", SYMMETRIC: "tensorrt int8"}
+        row |= {"seconds": shop.seconds.get(ours.get(row["quantizer"], row["quantizer"]))}
     return found
 
 
