@@ -164,11 +164,14 @@ def _plan(bundle: Bundle) -> str | None:
 
 
 def _sensitivity(bundle: Bundle) -> _Sensitivity:
-    from edgecls.runtime import InputError
+    from edgecls.runtime import BundleError, InputError
 
     plan = None
     if "plan.json" in bundle.manifest.members:
-        plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
+        try:
+            plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BundleError(f"the plan of {bundle.path} is not readable: {error}. Export it anew.") from error
     if plan is None or plan.sensitivity is None:
         raise InputError(
             f"{bundle.path} holds no sensitivity: it is measured by `edgecls export ... --int8 --sensitivity`, and on "

@@ -270,6 +270,9 @@ def test_inspect_sums_up_the_plan(plan, words, small, bundle_parts, bundle_path,
     write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
     assert cli.main(["inspect", str(bundle_path)]) == 0
     assert words in capsys.readouterr().out
+    if plan is not None:
+        assert cli.main(["inspect", str(bundle_path), "--sensitivity"]) == 6
+        assert "not readable" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ratio", [None, 0.8], ids=["untimed", "timed"])
