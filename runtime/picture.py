@@ -182,10 +182,10 @@ def _pixels_from_file(file: IO[bytes], name: str, exif: Exif, limits: PictureLim
 
 def _check_tiles(image: Any, name: str, limits: PictureLimits) -> None:
     """A tile is decoded whole, however few of its pixels lie inside the TIFF picture."""
-    sides = [image.tag_v2.get(tag, 1) for tag in _TIFF_TILE]
-    if not all(isinstance(side, int) for side in sides):
-        raise _unreadable(name, ValueError(f"its tiles have the sides {str(sides)[:40]}"))
-    limits.check_size(*sides, f"a tile of {name}")
+    width, height = (image.tag_v2.get(tag, 1) for tag in _TIFF_TILE)
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise _unreadable(name, ValueError("the sides of its tiles are no numbers"))
+    limits.check_size(width, height, f"a tile of {name}")
 
 
 def _pixels_from_jpeg(image: Image.Image, data: bytes, exif: Exif) -> NDArray[np.uint8] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import subprocess
 import sys
 
@@ -104,6 +105,17 @@ def test_scans_are_counted_but_not_those_of_the_payload():
     for standalone in (b"\xff\x01", b"\xff\xff\xff", b"\xff\xd0"):  # which are no segments: nothing hides behind them
         with pytest.raises(InputError, match="more than 100 scans|cannot decode"):
             open_picture(hidden.replace(b"\xff\xda", standalone + b"\xff\xda"))
+
+
+def test_tiles_are_pictures_too():
+    tiled = hostile.tiff_of_tile(64)
+    assert open_picture(tiled, limits=PictureLimits(max_px=64 * 64)).size == (1, 1)
+    with pytest.raises(InputError, match="a tile of <.* bytes> has 64x64 = 4096 pixels, more than 4095"):
+        open_picture(tiled, limits=PictureLimits(max_px=64 * 64 - 1))
+    for width in ((322, 4, 2, 8), (322, 2, 4, 0x41414141)):  # two numbers; a text
+        odd = tiled.replace(struct.pack("<HHLL", 322, 4, 1, 64), struct.pack("<HHLL", *width))
+        with pytest.raises(InputError, match="no numbers|cannot decode|a tile of"):
+            open_picture(odd)
 
 
 def test_a_session_has_limits_of_its_own(tmp_path):
