@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from bundles import write_bundle
 
 from edgecls import cli
 from edgecls.runtime import Bundle
@@ -39,6 +40,6 @@ def test_sign_and_verify(bundle_path, keys, capfd):
     assert "no private key" in capfd.readouterr().err
 
 
-def test_a_key_is_needed_to_sign(bundle_path, capfd):
-    assert cli.main(["sign", str(bundle_path)]) == 2
+def test_a_key_is_needed_to_sign(tmp_path, capfd):
+    assert cli.main(["sign", str(write_bundle(tmp_path / "net.edgecls", b"a graph", 32))]) == 2
     assert "--key" in capfd.readouterr().err
