@@ -193,7 +193,7 @@ def _fail_with(invocation: Invocation, error: Exception) -> int:
 
 def _fail(invocation: Invocation, message: str, kind: str, exit_code: int) -> int:
     with contextlib.suppress(OSError):
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     try:
         if invocation.json:
             print_json({"error": {"kind": kind, "message": printable(message), "exit_code": exit_code}})

@@ -60,7 +60,7 @@ class Console:
         if self.json:
             print_json(document)
         else:
-            print(text)
+            print(printable(text))
 
     def next(self, command: str) -> None:
         """Prints the next useful command."""
@@ -89,9 +89,15 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) != "\n"}
+
+
 def printable(text: str) -> str:
-    """The text with the bytes of a file name that are no UTF-8 escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The text with control characters but line ends, and bytes of a file name that are no UTF-8, escaped.
+
+    A bundle's texts come from strangers, and terminals obey what is printed.
+    """
+    return text.translate(_CONTROLS).encode("utf-8", "backslashreplace").decode()
 
 
 def table_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,6 +12,7 @@ from edgecls.runtime.errors import (
 from edgecls.runtime.frame import Frame
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.labels import Labels
+from edgecls.runtime.picture_limits import PictureLimits
 from edgecls.runtime.preprocess import Preprocess
 from edgecls.runtime.session import Prediction, Session, load
 
@@ -25,6 +26,7 @@ __all__ = [
     "InputError",
     "Labels",
     "MissingExtraError",
+    "PictureLimits",
     "Prediction",
     "Preprocess",
     "Session",

@@ -10,7 +10,9 @@ import functools
 import hashlib
 import os
 import re
+import struct
 import zipfile
+from collections.abc import Iterator
 from typing import IO, Literal
 
 import msgspec
@@ -20,6 +22,7 @@ from edgecls.runtime.engine_passport import EnginePassport
 from edgecls.runtime.errors import BundleError, InputError
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
+from edgecls.runtime.signature import COMMENT_BYTES, is_signed, signature_from_comment
 
 SCHEMA = "edgecls.bundle/1"
 
@@ -28,6 +31,18 @@ MAX_MEMBERS = 64
 
 MAX_MANIFEST_BYTES = 16 << 20
 """Size that `bundle.json` may have."""
+
+MAX_DIRECTORY_BYTES = 64 << 10
+"""Size that the archive's directory may have: zipfile reads all of it before anybody can count its members."""
+
+_END = struct.Struct("<4s4H2LH")
+"""The archive's end record: magic, 2 disks, 2 counts of members, size and place of the directory, length of the
+comment."""
+_LOCATOR_BYTES = 20
+"""What stands before it in an archive of 64 bits."""
+
+_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error)
+"""What zipfile makes of damage."""
 
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
@@ -155,7 +170,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", ta
     golden_tolerance: float
     """Largest |difference| of a logit that `verify` accepts."""
     members: dict[str, Member]
-    """Every member but `bundle.json` (and the reserved `bundle.sig`)."""
+    """Every member but `bundle.json`."""
 
     @property
     def unbuilt(self) -> bool:
@@ -193,37 +208,63 @@ class Bundle:
 
     Attributes:
         path: The file.
-        manifest: The checked `bundle.json`.
+        record: The bytes of `bundle.json`.
+        manifest: The same, checked.
         size_bytes: Size of the whole file.
+        signature: 64 bytes, unproven unless the bundle was opened with a key; None where it was not signed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, key: str | os.PathLike[str] | None = None) -> None:
         """Opens a bundle and checks its directory and record; members are checked when they are read.
 
+        Args:
+            path: The `.edgecls` file.
+            key: PEM file of an Ed25519 public key: only a bundle that was signed with the private one is opened. The
+                signature is checked before the record is looked at.
+
         Raises:
-            InputError: There is no such file, or it cannot be read.
-            BundleError: The file is no bundle, is damaged, tampered with, or newer than this edgecls.
+            InputError: There is no such file, or it cannot be read; or the key is none.
+            BundleError: The file is no bundle, is damaged, tampered with, or newer than this edgecls; or the key has
+                not signed it.
+            MissingExtraError: There is a key, and cryptography is not installed.
         """
         self.path = os.fspath(path)
         try:
-            with open(self.path, "rb") as file, zipfile.ZipFile(file) as archive:
+            with open(self.path, "rb") as file:
                 self._status = os.fstat(file.fileno())
                 self.size_bytes = self._status.st_size
-                self._directory = self._checked_directory(archive)
-                self.manifest = self._checked_manifest(self._read(archive, "bundle.json"))
+                self.signature = self._checked_end(file)
+                with zipfile.ZipFile(file) as archive:
+                    self._directory = self._checked_directory(archive)
+                    self.record = self._read(archive, "bundle.json")
         except OSError as error:
             raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-            raise self._error(f"it is not a whole zip archive ({error})") from error
+        except _ZIP_ERRORS as error:
+            raise self._error(f"it is not a whole zip archive ({error or type(error).__name__})") from error
+        if key is not None:
+            self._check_signature(key)
+        self.manifest = self._checked_manifest(self.record)
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of the whole file, hex: the identity of the bundle in reports."""
+        """Digest of the whole file as it was before it was signed, hex: the identity of the bundle in reports."""
         digest = hashlib.sha256()
-        with self._reopened() as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        for block in self.unsigned():
+            digest.update(block)
         return digest.hexdigest()
+
+    def unsigned(self) -> Iterator[bytes]:
+        """The bytes of the whole file as they were before it was signed, in blocks.
+
+        Raises:
+            ReplacedError: Another file has taken the bundle's name since it was opened.
+        """
+        left = self.size_bytes - (COMMENT_BYTES if self.signature else 0) - 2
+        with self._reopened() as file:
+            while block := file.read(min(left, 1 << 20)):
+                left -= len(block)
+                yield block
+        yield b"\0\0"  # the length of the comment
 
     def read(self, member: str) -> bytes:
         """The bytes of a member, checked against its size and digest.
@@ -239,7 +280,7 @@ class Bundle:
                 data = self._read(archive, member)
         except OSError as error:
             raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+        except _ZIP_ERRORS as error:
             raise self._error(f"its member {member!r} is damaged ({error})") from error
         if hashlib.sha256(data).hexdigest() != self.manifest.members[member].sha256:
             raise self._error(f"its member {member!r} has other bytes than bundle.json says: it was damaged or changed")
@@ -260,6 +301,30 @@ class Bundle:
         if len(data) != size:
             raise self._error(f"its member {member!r} holds {len(data)} bytes where its directory says {size}")
         return data
+
+    def _checked_end(self, file: IO[bytes]) -> bytes | None:
+        """The signature, from an archive whose end is the end of the file and whose directory is short."""
+        file.seek(max(self.size_bytes - _LOCATOR_BYTES - _END.size - COMMENT_BYTES, 0))
+        tail = file.read()
+        begin = tail.rfind(b"PK\5\6")
+        end, comment = tail[begin:][: _END.size], tail[begin:][_END.size :]
+        if begin < 0 or len(end) < _END.size or (fields := _END.unpack(end))[-1] != len(comment):
+            raise self._error("it is not a whole zip archive (its end is missing)")
+        # Archives of many GB have a second record with these numbers; a small one that has it has something to hide.
+        if self.size_bytes < 1 << 31 and tail[max(begin - _LOCATOR_BYTES, 0) :].startswith(b"PK\6\7"):
+            raise self._error("it is not a whole zip archive (of 64 bits, though it is small)")
+        if fields[5] > MAX_DIRECTORY_BYTES:
+            raise self._error(f"its directory has {fields[5]} bytes; at most {MAX_DIRECTORY_BYTES} are read")
+        try:
+            return signature_from_comment(comment) if comment else None
+        except ValueError:
+            raise self._error(f"its comment {comment[:20]!r}... is no signature") from None
+
+    def _check_signature(self, key: str | os.PathLike[str]) -> None:
+        if self.signature is None:
+            raise self._error(f"it is not signed, and only what {os.fspath(key)} has signed is accepted")
+        if not is_signed(self.record, self.signature, key):
+            raise self._error(f"its signature is not by {os.fspath(key)}, or it was changed since it was signed")
 
     def _checked_directory(self, archive: zipfile.ZipFile) -> dict[str, int]:
         """The archive's directory: plain stored files, each name once, none larger than the file itself."""
@@ -296,7 +361,7 @@ class Bundle:
             raise self._error(f"its bundle.json is not valid: {error}") from error
         problem = manifest.problem()
         listed = set(manifest.members)
-        if problem is None and (extra := set(self._directory) - listed - {"bundle.json", "bundle.sig"}):
+        if problem is None and (extra := set(self._directory) - listed - {"bundle.json"}):
             problem = f"the archive holds {sorted(extra)[0]!r}, which bundle.json does not list"
         if problem is None and (lacking := listed - set(self._directory)):
             problem = f"the archive lacks {sorted(lacking)[0]!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
-from typing import IO, Literal, TypeAlias, cast
+from typing import IO, Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image
 from edgecls.runtime import fast
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.frame import DlpackArray, Frame, stored_pixels
+from edgecls.runtime.picture_limits import DEFAULT_LIMITS, PictureLimits
 
 Picture: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | DlpackArray | Frame | Image.Image"
@@ -23,11 +24,10 @@ Picture: TypeAlias = (
 numpy's, contiguous or not, or another library's in the CPU's memory (DLPack: torch, JAX); `Frame(array, "bgr")` says
 that blue comes first."""
 
+Exif: TypeAlias = Literal["ignore", "apply"]
+
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Suffixes of picture files in lower case; what a file really is, its first bytes decide."""
-
-MAX_PICTURE_PX = 178_956_970
-"""Pixels of the largest picture that is decoded: Pillow's own hard limit, whatever the embedding program made of it."""
 
 _TOO_DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
@@ -41,6 +41,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_TIFF_TILE = (322, 323)
+"""Tags of a tile's width and height."""
 
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
 """JPEG markers of baseline, extended sequential and progressive frames, Huffman coded."""
@@ -49,7 +51,7 @@ _PLAIN_SAMPLINGS = ((1, 1), (2, 1), (2, 2))
 """Of the luma, where both chromas have (1, 1): 4:4:4, 4:2:2, 4:2:0. Versions of libjpeg-turbo decode them alike."""
 
 
-def open_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") -> Image.Image:
+def open_picture(picture: Picture, exif: Exif = "ignore", limits: PictureLimits = DEFAULT_LIMITS) -> Image.Image:
     """Opens and fully decodes a picture, without resizing it.
 
     JPEG, PNG, WebP, BMP, GIF and TIFF are recognised by their first bytes. The pixels are those of Pillow's
@@ -60,12 +62,13 @@ def open_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") 
     - Colours of 16 bits a channel (PNG, TIFF) keep their high byte. Grey of 16 or 32 bits and float are refused:
       Pillow would clip them to white or to black without a word.
     - A truncated file is refused (unless the embedding program set Pillow's `LOAD_TRUNCATED_IMAGES`).
-    - More than `MAX_PICTURE_PX` pixels are refused before decoding. `Image.MAX_IMAGE_PIXELS` plays no part.
+    - What is past the limits is refused before decoding. `Image.MAX_IMAGE_PIXELS` plays no part.
 
     Args:
         picture: See `Picture`.
         exif: `apply` turns the picture as its EXIF orientation says; without a readable one it stays as it is. TIFF
             files are turned in either case, by Pillow itself.
+        limits: What a picture may cost.
 
     Returns:
         A loaded Pillow image of mode RGB. It is `picture` itself where that is one already.
@@ -73,11 +76,13 @@ def open_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") 
     Raises:
         InputError: The picture cannot be read, or is of a kind that would be silently misread. The message names it.
     """
-    image = read_picture(picture, exif)
+    image = read_picture(picture, exif, limits)
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
-def read_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") -> Image.Image | NDArray[np.uint8]:
+def read_picture(
+    picture: Picture, exif: Exif = "ignore", limits: PictureLimits = DEFAULT_LIMITS
+) -> Image.Image | NDArray[np.uint8]:
     """As `open_picture`, without a Pillow image where the pixels can be had more cheaply.
 
     Returns:
@@ -88,14 +93,14 @@ def read_picture(picture: Picture, exif: Literal["ignore", "apply"] = "ignore") 
         InputError: As `open_picture`.
         UnsupportedError: simplejpeg is installed but cannot be used.
     """
-    pixels, blue_first = read_stored(picture, exif)
+    pixels, blue_first = read_stored(picture, exif, limits)
     if isinstance(pixels, Image.Image) or (pixels.shape[2] == 3 and not blue_first):
         return pixels
     return pixels[:, :, 2::-1] if blue_first else pixels[:, :, :3]
 
 
 def read_stored(
-    picture: Picture, exif: Literal["ignore", "apply"] = "ignore"
+    picture: Picture, exif: Exif = "ignore", limits: PictureLimits = DEFAULT_LIMITS
 ) -> tuple[Image.Image | NDArray[np.uint8], bool]:
     """As `read_picture`, with coloured arrays as they are: a crop is cheaper to put right than a whole frame.
 
@@ -109,22 +114,22 @@ def read_stored(
     if isinstance(picture, (np.ndarray, DlpackArray)):
         picture = Frame(picture, "rgb")
     if not isinstance(picture, Frame):
-        return _read_encoded(picture, exif), False
+        return _read_encoded(picture, exif, limits), False
     array, blue_first = stored_pixels(picture)
-    _check_size(array.shape[1], array.shape[0], f"<array {list(array.shape)}>")
+    limits.check_size(array.shape[1], array.shape[0], f"<array {list(array.shape)}>")
     return (Image.fromarray(array).convert("RGB"), False) if array.ndim == 2 else (array, blue_first)
 
 
-def _read_encoded(picture: Picture, exif: Literal["ignore", "apply"]) -> Image.Image | NDArray[np.uint8]:
+def _read_encoded(picture: Picture, exif: Exif, limits: PictureLimits) -> Image.Image | NDArray[np.uint8]:
     if isinstance(picture, Image.Image):
-        return _decoded(picture, _name(picture), exif)
+        return _decoded(picture, _name(picture), exif, limits)
     if isinstance(picture, (bytes, bytearray, memoryview)):
-        return _pixels_from_file(io.BytesIO(bytes(picture)), _name(picture), exif)
+        return _pixels_from_file(io.BytesIO(bytes(picture)), _name(picture), exif, limits)
     if isinstance(picture, (str, os.PathLike)):
         try:
             with open(picture, "rb") as file:
-                seekable = file if file.seekable() else io.BytesIO(file.read())
-                return _pixels_from_file(seekable, _name(picture), exif)
+                seekable = file if file.seekable() else io.BytesIO(file.read(limits.max_bytes + 1))
+                return _pixels_from_file(seekable, _name(picture), exif, limits)
         except IsADirectoryError as error:
             raise InputError(f"{_name(picture)} is a folder; name the pictures in it") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -143,7 +148,9 @@ def _name(picture: Picture) -> str:
     return repr(os.fspath(cast("str", picture)))
 
 
-def _pixels_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply"]) -> Image.Image | NDArray[np.uint8]:
+def _pixels_from_file(file: IO[bytes], name: str, exif: Exif, limits: PictureLimits) -> Image.Image | NDArray[np.uint8]:
+    limits.check_bytes(file.seek(0, os.SEEK_END), name)
+    file.seek(0)
     prefix = file.read(16)
     if not prefix:
         raise InputError(f"{name} is empty (0 bytes); replace or remove it")
@@ -151,6 +158,7 @@ def _pixels_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply
     plugin = _plugin_from_prefix(prefix)
     if plugin is None:
         raise InputError(f"{name} is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture; convert or remove it")
+    limits.check_format(plugin, name)
     # Not Image.open: its size check warns, by the embedding program's limit, and warnings can only be silenced for all
     # threads at once.
     module = importlib.import_module(f"PIL.{plugin}ImagePlugin")
@@ -159,20 +167,32 @@ def _pixels_from_file(file: IO[bytes], name: str, exif: Literal["ignore", "apply
         image = cast("Image.Image", opener(file))
     except Exception as error:  # Damaged headers make Pillow raise nearly anything.
         raise _unreadable(name, error) from error
-    _check_size(image.width, image.height, name)
-    pixels = _pixels_from_jpeg(image, file, exif) if plugin == "Jpeg" else None
-    return _decoded(image, name, exif) if pixels is None else pixels
+    limits.check_size(image.width, image.height, name)
+    if plugin == "Tiff":
+        _check_tiles(image, name, limits)
+    if plugin == "Jpeg":
+        file.seek(0)
+        data = file.read()
+        limits.check_scans(data, name)
+        pixels = _pixels_from_jpeg(image, data, exif)
+        if pixels is not None:
+            return pixels
+    return _decoded(image, name, exif, limits)
 
 
-def _pixels_from_jpeg(
-    image: Image.Image, file: IO[bytes], exif: Literal["ignore", "apply"]
-) -> NDArray[np.uint8] | None:
+def _check_tiles(image: Any, name: str, limits: PictureLimits) -> None:
+    """A tile is decoded whole, however few of its pixels lie inside the TIFF picture."""
+    width, height = (image.tag_v2.get(tag, 1) for tag in _TIFF_TILE)
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise _unreadable(name, ValueError("the sides of its tiles are no numbers"))
+    limits.check_size(width, height, f"a tile of {name}")
+
+
+def _pixels_from_jpeg(image: Image.Image, data: bytes, exif: Exif) -> NDArray[np.uint8] | None:
     """A plain JPEG file by simplejpeg. None where Pillow has to decode it, or to say what is wrong with it."""
     decode = fast.jpeg_decoder()
     if decode is None or image.mode != "RGB" or (exif == "apply" and _orientation(image) in _TURNS):
         return None
-    file.seek(0)
-    data = file.read()
     if not _is_plain_jpeg(data):
         return None
     try:
@@ -208,8 +228,8 @@ def _plugin_from_prefix(prefix: bytes) -> str | None:
     return "Bmp" if prefix.startswith(b"BM") else None
 
 
-def _decoded(image: Image.Image, name: str, exif: Literal["ignore", "apply"]) -> Image.Image:
-    _check_size(image.width, image.height, name)
+def _decoded(image: Image.Image, name: str, exif: Exif, limits: PictureLimits) -> Image.Image:
+    limits.check_size(image.width, image.height, name)
     if image.mode in _TOO_DEEP:
         raise InputError(
             f"{name} has pixels of mode {image.mode} (16 bits or more), which would be clipped; convert it to 8 bits"
@@ -225,15 +245,6 @@ def _decoded(image: Image.Image, name: str, exif: Literal["ignore", "apply"]) ->
         raise
     except Exception as error:  # As above: decoders raise OSError, SyntaxError, ValueError, struct.error, …
         raise _unreadable(name, error) from error
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width < 1 or height < 1:
-        raise InputError(f"{name} has no pixels ({width}x{height}); replace or remove it")
-    if width * height > MAX_PICTURE_PX:
-        raise InputError(
-            f"{name} has {width}x{height} = {width * height} pixels, more than {MAX_PICTURE_PX}; make it smaller"
-        )
 
 
 def _orientation(image: Image.Image) -> int:

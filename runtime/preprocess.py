@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgecls.runtime.errors import InvalidRecordError
-from edgecls.runtime.picture import Picture, open_picture, read_picture, read_stored
+from edgecls.runtime.picture import Exif, Picture, open_picture, read_picture, read_stored
+from edgecls.runtime.picture_limits import DEFAULT_LIMITS, PictureLimits
 from edgecls.runtime.resize import Interpolation, resized_crop
 
 __all__ = ["Colour", "Exif", "Interpolation", "Mode", "Picture", "Preprocess", "open_picture", "read_picture"]
 
 Mode = Literal["shorter", "squash"]
 Colour = Literal["rgb", "bgr"]
-Exif = Literal["ignore", "apply"]
 
 MAX_SIDE_PX = 8192
 """Of the resize and of the crop; a bundle that asks for more wants our memory."""
@@ -78,13 +78,16 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
         """sha256 of the canonical JSON, hex."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
-    def pixels(self, picture: Picture, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    def pixels(
+        self, picture: Picture, out: NDArray[np.uint8] | None = None, *, limits: PictureLimits = DEFAULT_LIMITS
+    ) -> NDArray[np.uint8]:
         """Decodes, resizes and crops one picture.
 
         Args:
             picture: See `Picture`; `open_picture` says what becomes of odd ones.
             out: Where the pixels go instead of a new array, `uint8 [crop_px, crop_px, 3 or 4]`, each line contiguous,
                 no part of `picture`; the fourth byte of a pixel may get any value.
+            limits: Which pictures are taken.
 
         Returns:
             `out`, or `uint8 [crop_px, crop_px, 3]`, RGB, 0..255, contiguous, writable; bit-identical to
@@ -94,7 +97,7 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
             InputError: The picture cannot be read, or is of a kind that would be silently misread.
             UnsupportedError: edgecls-fast or simplejpeg is installed but cannot be used; the message says why.
         """
-        image, blue_first = read_stored(picture, self.exif)
+        image, blue_first = read_stored(picture, self.exif, limits)
         width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         crop = resized_crop(image, self._resized_size(width, height), self.crop_px, self.interpolation, out)
         if blue_first:  # channels are resized each for itself, so they may be put in order afterwards

@@ -23,6 +23,7 @@ from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
 from edgecls.runtime.errors import BundleError, InputError, UnsupportedError
 from edgecls.runtime.forked import ForkedEngine
+from edgecls.runtime.picture_limits import DEFAULT_LIMITS, PictureLimits
 from edgecls.runtime.preprocess import Picture, Preprocess
 from edgecls.runtime.progress import PlainProgress, Progress
 
@@ -48,11 +49,13 @@ class Session:
         preprocess: How pictures become crops.
         engine: The loaded graph; it wants crops that are padded as the manifest says.
         engine_info: What runs it, as the engine reports.
+        limits: Which pictures are taken.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, limits: PictureLimits = DEFAULT_LIMITS) -> None:
         self.bundle = bundle
         self.preprocess: Preprocess = bundle.manifest.preprocess
+        self.limits = limits
         self.engine = engine
         self._padding = bundle.manifest.padding
         self._idle: deque[Canvas] = deque()
@@ -119,9 +122,9 @@ class Session:
         """Logits `float32 [1, classes]` of one picture, whose pixels are written where the engine reads them."""
         with self._canvas(1) as canvas:
             if fast.kernel() is None:
-                self.preprocess.pixels(picture, out=canvas.crops[0])
+                self.preprocess.pixels(picture, out=canvas.crops[0], limits=self.limits)
                 return self._infer(canvas.painted(1))
-            self.preprocess.pixels(picture, out=canvas.inside[0])
+            self.preprocess.pixels(picture, out=canvas.inside[0], limits=self.limits)
             return self._infer(canvas.images[:1])
 
     def classify(self, picture: Picture, *, top: int = 5) -> tuple[Prediction, ...]:
@@ -132,7 +135,7 @@ class Session:
             top: How many classes; at most all.
 
         Raises:
-            InputError: The picture cannot be read.
+            InputError: The picture cannot be read, or is past the limits.
         """
         _refuse_below_one("top", top)
         return self.rank(self._logits_of(picture)[0], top)
@@ -140,7 +143,7 @@ class Session:
     def classify_batch(self, pictures: Iterable[Picture], *, top: int = 5) -> tuple[tuple[Prediction, ...], ...]:
         """As `classify`, with one engine call for all pictures."""
         _refuse_below_one("top", top)
-        crops = [self.preprocess.pixels(picture) for picture in pictures]
+        crops = [self.preprocess.pixels(picture, limits=self.limits) for picture in pictures]
         if not crops:
             return ()
         with self._canvas(len(crops)) as canvas:
@@ -241,6 +244,8 @@ def load(
     threads: int | None = None,
     build: bool = True,
     progress: Progress | None = None,
+    key: str | os.PathLike[str] | None = None,
+    limits: PictureLimits = DEFAULT_LIMITS,
 ) -> Session:
     """Opens a bundle on the engine that it was made for, and on no other.
 
@@ -252,27 +257,31 @@ def load(
         threads: Threads of one inference; by default the CPUs that this process may use.
         build: Whether an engine may be built now; otherwise one that was not built yet is an error.
         progress: Hears of a build; by default it is told on standard error.
+        key: PEM file of an Ed25519 public key: only a bundle that was signed with the private one is loaded.
+        limits: Which pictures the session takes.
 
     Raises:
-        BundleError: The bundle is damaged, or its engine unknown to this edgecls.
-        MissingExtraError: Its engine is not installed; the message names the extra.
+        BundleError: The bundle is damaged, its engine unknown to this edgecls, or it was not signed with the key.
+        MissingExtraError: Its engine (or, with a key, cryptography) is not installed; the message names the extra.
         UnsupportedError: Its INT8 graph would saturate on this CPU, or it needs another GPU or library; or its engine
             was not built yet and `build` is False.
         EngineError: Its engine cannot be built here.
-        InputError: There is no such file, or `threads` is not positive.
+        InputError: There is no such file or key, or `threads` is not positive.
     """
     if threads is not None:
         _refuse_below_one("threads", threads)
     progress = progress or PlainProgress()
     if isinstance(path, Bundle):
-        return _session(path, threads, build, progress)
+        if key is not None:
+            raise InputError(f"{path.path} is open already: give the key where it is opened, Bundle(path, key=...)")
+        return _session(path, threads, build, progress, limits)
     try:
-        return _session(Bundle(path), threads, build, progress)
+        return _session(Bundle(path, key=key), threads, build, progress, limits)
     except ReplacedError:  # a new one was put in its place at this very moment
-        return _session(Bundle(path), threads, build, progress)
+        return _session(Bundle(path, key=key), threads, build, progress, limits)
 
 
-def _session(bundle: Bundle, threads: int | None, build: bool, progress: Progress) -> Session:
+def _session(bundle: Bundle, threads: int | None, build: bool, progress: Progress, limits: PictureLimits) -> Session:
     manifest = bundle.manifest
     check_isa(manifest)
     if manifest.target not in engine_names():
@@ -284,7 +293,8 @@ def _session(bundle: Bundle, threads: int | None, build: bool, progress: Progres
         manifest, artifact = built_artifact(bundle, BuildOptions(cached_only=not build), progress)
     else:
         artifact = [bundle.read(member) for member in manifest.artifact]
-    return Session(bundle, engine_module(manifest.target).open_engine(artifact, manifest, threads or cpu_count()))
+    engine = engine_module(manifest.target).open_engine(artifact, manifest, threads or cpu_count())
+    return Session(bundle, engine, limits)
 
 
 def check_isa(manifest: Manifest) -> None:

@@ -34,7 +34,7 @@ def command(console: Console, bundle: Path, images: tuple[Path, ...], top: int, 
                 answer = {"image": image, "predictions": session.classify(image, top=top)}
             except InputError as error:
                 answer = {"image": image, "error": printable(str(error))}
-                click.echo(f"error: {error}", err=True)
+                click.echo(f"error: {printable(str(error))}", err=True)
             answers.append(answer)
             if not console.json and "predictions" in answer:
                 click.echo(_text(answer))

@@ -37,6 +37,7 @@ def command(console: Console, bundle: Path, sensitivity: bool, picture: Path | N
     document = {
         "path": bundle,
         "sha256": opened.sha256,
+        "signed": opened.signature is not None,
         "size_bytes": opened.size_bytes,
         "manifest": opened.manifest,
     }
@@ -84,15 +85,17 @@ def _lines(bundle: Bundle) -> list[str]:
         else None,
         "plan": _plan(bundle),
         "made with": ", ".join(f"{name} {version}" for name, version in origin.versions.items()),
+        "signed": "yes (edgecls verify --key tells by whom)" if bundle.signature else None,
         "sha256": bundle.sha256,
     }
     members = [f"    {name}  {size_text(member.size_bytes)}" for name, member in manifest.members.items()]
-    return [
+    lines = [
         f"{manifest.name}  {size_text(bundle.size_bytes)}",
         *(f"  {key:<11} {value}" for key, value in facts.items() if value),
         "  members, digests checked",
         *members,
     ]
+    return [line.replace("\n", "\\n") for line in lines]  # no bundle writes lines of its own
 
 
 def _engine(bundle: Bundle) -> str | None:
@@ -161,11 +164,14 @@ def _plan(bundle: Bundle) -> str | None:
 
 
 def _sensitivity(bundle: Bundle) -> _Sensitivity:
-    from edgecls.runtime import InputError
+    from edgecls.runtime import BundleError, InputError
 
     plan = None
     if "plan.json" in bundle.manifest.members:
-        plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
+        try:
+            plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BundleError(f"the plan of {bundle.path} is not readable: {error}. Export it anew.") from error
     if plan is None or plan.sensitivity is None:
         raise InputError(
             f"{bundle.path} holds no sensitivity: it is measured by `edgecls export ... --int8 --sensitivity`, and on "

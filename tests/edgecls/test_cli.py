@@ -28,6 +28,7 @@ VERBS = [
     "gate",
     "inspect",
     "models",
+    "sign",
     "sweep",
     "targets",
     "verify",
@@ -224,6 +225,18 @@ def test_no_locale_is_too_poor(environment, bundle_parts, bundle_path):
     assert json.loads(done.stdout.decode("utf-8"))["manifest"]["labels"]["names"][:3] == list(names[:3])
 
 
+def test_what_a_bundle_says_does_not_speak_to_the_terminal(bundle_parts, bundle_path, capsys):
+    manifest, files = bundle_parts
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, name="net\x1b]0;title\x07\n  target  trusted"), files)
+    assert cli.main(["inspect", str(bundle_path)]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(r"net\x1b]0;title\x07\n  target  trusted  ")
+    assert "onnxruntime" in second
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, target="\x1b[2J"), files)
+    assert cli.main(["verify", str(bundle_path)]) == 6
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_name_that_is_no_text_is_escaped(bundle_path):
     odd = os.path.join(os.fsencode(bundle_path.parent), b"\xff.edgecls")
     try:
@@ -258,6 +271,9 @@ def test_inspect_sums_up_the_plan(plan, words, small, bundle_parts, bundle_path,
     write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
     assert cli.main(["inspect", str(bundle_path)]) == 0
     assert words in capsys.readouterr().out
+    if plan is not None:
+        assert cli.main(["inspect", str(bundle_path), "--sensitivity"]) == 6
+        assert "not readable" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ratio", [None, 0.8], ids=["untimed", "timed"])

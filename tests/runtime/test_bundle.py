@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import zipfile
 
 import msgspec
@@ -128,6 +129,54 @@ def test_too_many_members_are_refused(bundle_path):
             archive.writestr(f"m{index}", b"")
     with pytest.raises(BundleError, match="more than 64 members"):
         Bundle(bundle_path)
+
+
+def test_a_long_directory_is_not_read(bundle_path):
+    with zipfile.ZipFile(bundle_path, "a") as archive:
+        for index in range(1500):
+            archive.writestr(f"m{index}", b"")
+    with pytest.raises(BundleError, match=r"its directory has \d+ bytes; at most 65536"):
+        Bundle(bundle_path)
+
+
+def test_a_second_directory_is_not_looked_for(bundle_path):
+    whole = bundle_path.read_bytes()
+    bundle_path.write_bytes(whole[:-22] + b"PK\6\7" + bytes(16) + whole[-22:])
+    with pytest.raises(BundleError, match="64 bits"):
+        Bundle(bundle_path)
+
+
+@pytest.mark.parametrize("behind", [b"x", bytes(22), b"PK\5\6", b"PK\5\6" + bytes(18)])
+def test_nothing_stands_behind_the_end(bundle_path, behind):
+    bundle_path.write_bytes(bundle_path.read_bytes() + behind)
+    with pytest.raises(BundleError, match="not a whole zip archive|no bundle.json"):
+        Bundle(bundle_path)
+
+
+def test_a_size_past_the_end_is_refused(bundle_path):
+    whole = bytearray(bundle_path.read_bytes())
+    entry = whole.index(b"PK\1\2")
+    for size in (entry + 20, entry + 24):
+        whole[size : size + 4] = (len(whole) - 1).to_bytes(4, "little")
+    bundle_path.write_bytes(whole)
+    with pytest.raises(BundleError, match="not a whole zip archive"):
+        Bundle(bundle_path)
+
+
+def test_a_link_is_bytes_like_any_other(bundle_path):
+    secret = bundle_path.with_name("secret")
+    secret.write_bytes(b"secret")
+    target = str(secret).encode()
+
+    def link(record):
+        record["members"]["model.onnx"] = {"sha256": hashlib.sha256(target).hexdigest(), "size_bytes": len(target)}
+
+    rewritten(bundle_path, link, lambda files: files.pop("model.onnx"))
+    entry = zipfile.ZipInfo("model.onnx")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(bundle_path, "a") as archive:
+        archive.writestr(entry, target)
+    assert Bundle(bundle_path).read("model.onnx") == target
 
 
 def test_an_endless_record_is_not_read(tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 from edgecls.runtime import picture as module
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.picture import open_picture
+from edgecls.runtime.picture_limits import PictureLimits
 
 RNG = np.random.default_rng(5)
 RGB = Image.fromarray(RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8))
@@ -189,11 +190,10 @@ def test_size_is_checked_before_decoding():
         open_picture(bomb)
 
 
-def test_size_of_arrays_and_images(monkeypatch):
-    monkeypatch.setattr(module, "MAX_PICTURE_PX", 599)
+def test_size_of_arrays_and_images():
     for picture in (RGB, np.asarray(RGB), encoded(RGB, "BMP")):
         with pytest.raises(InputError, match="more than 599"):
-            open_picture(picture)
+            open_picture(picture, limits=PictureLimits(max_px=599))
 
 
 def test_large_picture_below_the_limit_does_not_warn():
