@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format schema clean
+.PHONY: help install demo test test-slow test-arm check format schema clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       train, export, measure and gate a small classifier; no download, under 3 minutes"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-arm   the runtime on ARM CPUs, emulated; downloads 200 MB once (docs/arm.md)"
 	@echo "make check      format, lint, types, floors"
 	@echo "make format     repair format and lint"
 	@echo "make schema     write bench/report.schema.json again"
@@ -38,13 +39,17 @@ demo: $(STAMP)
 	$(BIN)/edgecls demo
 
 # Tests are many small models: threads of one inference only wait for each other.
-test test-slow: export OMP_NUM_THREADS ?= 1
+test test-slow test-arm: export OMP_NUM_THREADS ?= 1
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Also among the slow tests; alone for those who change what boards run.
+test-arm: $(STAMP)
+	$(BIN)/python -m pytest tests/test_arm.py
 
 # mypy and import-linter do not follow the mapping of an editable installation: they get a tree of links, and
 # import-linter runs inside it, for it prefers the folder edgecls/ of the working directory.
@@ -56,6 +61,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=.dev $(BIN)/mypy -p edgecls
+	MYPYPATH=.dev $(BIN)/mypy --config-file mypy-python310.ini --cache-dir .mypy_cache/python310
 	cd .dev && PYTHONPATH=. ../$(BIN)/lint-imports --config ../pyproject.toml
 
 format: $(STAMP)
