@@ -28,4 +28,5 @@ def divergence(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -
     """
     log_p, log_q = log_softmax(reference), log_softmax(candidate)
     # Rounding can take the sum of equals a hair below 0.
-    return np.maximum(0.0, np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))
+    result: NDArray[np.float64] = np.maximum(0.0, np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))
+    return result

@@ -1,4 +1,4 @@
-"""Wheels of PyPI in the cache folder of qemu.py, for this machine or another: nothing is installed."""
+"""Wheels of PyPI in the cache folder of debian.py, for this machine or another: nothing is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from qemu import CACHE, UnavailableError
+from debian import CACHE, UnavailableError
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 

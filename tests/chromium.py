@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qemu import UnavailableError, unpacked
+from debian import UnavailableError, unpacked
 
 _LOADERS = {"x86_64": ("amd64", "ld-linux-x86-64.so.2"), "aarch64": ("arm64", "ld-linux-aarch64.so.1")}
 _PACKAGES = ("chromium-headless-shell", "fonts-dejavu-core")

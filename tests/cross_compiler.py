@@ -1,4 +1,4 @@
-"""A C compiler for other CPUs, from PyPI, in the cache folder of qemu.py.
+"""A C compiler for other CPUs, from PyPI, in the cache folder of debian.py.
 
 Zig, which is Clang with the headers and libraries of every Linux: one wheel, the same on any Linux and macOS, and it
 links for the oldest glibc that is wanted. GCC for ARM would be 15 packages that fit one release of Debian only.
@@ -7,7 +7,7 @@ links for the oldest glibc that is wanted. GCC for ARM would be 15 packages that
 from __future__ import annotations
 
 from cached_wheels import cached_wheels
-from qemu import CACHE
+from debian import CACHE
 
 PACKAGE = "ziglang==0.17.1"
 TARGET = "aarch64-linux-gnu.2.28"

@@ -1,6 +1,6 @@
 """Another Python than this one, of another version or for another CPU: Debian's, with what a device installs.
 
-It lies in the cache folder of qemu.py; nothing is installed. `python tests/debian_python.py arm64` makes one ahead of
+It lies in the cache folder of debian.py; nothing is installed. `python tests/debian_python.py arm64` makes one ahead of
 time.
 """
 
@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cached_wheels import cached_wheels
-from qemu import emulator, unpacked
+from debian import unpacked
+from qemu import emulator
 
 REPOSITORY = Path(__file__).parents[1]
 
 VERSION = "3.13"
-"""Of the Debian release that qemu.py names: also Raspberry Pi OS's since 2025."""
+"""Of the Debian release that debian.py names: also Raspberry Pi OS's since 2025."""
 
 DEBIAN_PACKAGES = (
     *(f"python{VERSION}-minimal", f"libpython{VERSION}-minimal", f"libpython{VERSION}-stdlib"),

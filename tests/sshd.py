@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-from qemu import UnavailableError, unpacked
+from debian import UnavailableError, unpacked
 
 _START_S = 60.0
 

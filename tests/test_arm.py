@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from cross_compiler import cross_environment
+from debian import UnavailableError
 from debian_python import LEFT_OUT, debian_python, fast_wheel, run, run_runtime_tests, site_of
 from networks import classifier, plan_of
-from qemu import UnavailableError
 from torch import nn
 
 from edgecls.export.job import export_bundle
@@ -137,7 +137,7 @@ def test_logits_are_those_of_x86(logits, cpu):
     features = set(there.pop("features"))
     assert "ASIMD" in features
     assert ("ASIMDDP" in features) == (cpu == "cortex-a76")  # dot products: other kernels of ONNX Runtime
-    # A sum of two tensors is rounded with a fused multiply-add on ARM and without on x86: now and then to another code.
+    # A sum of two tensors that lies between two codes is now and then rounded to the other one than on x86.
     shares = {name: np.abs(answers - here[name]).max() / np.abs(here[name]).max() for name, answers in there.items()}
     print(cpu, {name: f"{share:.1e}" for name, share in shares.items()})
     assert shares.pop("fp32") < 1e-5

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import write_bundle
-from qemu import UnavailableError
+from debian import UnavailableError
 from sshd import Board, board_bin
 
 from edgecls.bench import host as host_module

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from debian import UnavailableError
 from networks import SmallNet, classifier, plan_of, settle
-from qemu import UnavailableError, emulator
+from qemu import emulator
 from torch import nn
 
 from edgecls.export.job import export_bundle

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from debian import UnavailableError
 from debian_python import VERSION, debian_python, fast_wheel, run, run_runtime_tests, site_of
-from qemu import UnavailableError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
