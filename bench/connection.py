@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -159,7 +160,8 @@ class Connection:
             try:
                 # What a call that has ended does not take shows in its answer, or in that it has none.
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    for block in (self._source, json.dumps({"verb": verb, **request}).encode(), b"\n", *payload):
+                    asked = json.dumps({"verb": verb, **request}).encode()
+                    for block in itertools.chain((self._source, asked, b"\n"), payload):
                         process.stdin.write(block)
                     process.stdin.flush()
                 while line := process.stdout.readline():
