@@ -30,7 +30,10 @@ def board_wheel() -> tuple[str, bytes]:
         if path.is_file() and not path.name.startswith(".")
     }
     info = f"edgecls-{distribution.version}.dist-info"
-    files[f"{info}/METADATA"] = (distribution.read_text("METADATA") or "").encode()
+    # A source tree has an .egg-info, whose file has another name.
+    described = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
+    assert described is not None
+    files[f"{info}/METADATA"] = described.encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgecls\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     record = "".join(f"{name},sha256={_urlsafe(data)},{len(data)}\n" for name, data in files.items())
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()

@@ -11,6 +11,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -343,6 +344,8 @@ def test_a_board_gets_what_the_built_wheel_holds_for_it(wheel, tmp_path):
         expected = {entry for entry in built.namelist() if entry.rpartition("/")[0] in folders}
         assert {entry for entry in ours.namelist() if ".dist-info/" not in entry} == expected
         assert all(ours.read(entry) == built.read(entry) for entry in expected)
+        (described,) = (entry for entry in ours.namelist() if entry.endswith("METADATA"))
+        assert {"Name: edgecls", f"Version: {version('edgecls')}"} <= set(ours.read(described).decode().splitlines())
         (record,) = (ours.read(entry).decode() for entry in ours.namelist() if entry.endswith("RECORD"))
     assert len(record.splitlines()) == len(expected) + 3
     assert hashlib.sha256(data).hexdigest() == hashlib.sha256(board_wheel()[1]).hexdigest()

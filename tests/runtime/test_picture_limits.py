@@ -107,6 +107,7 @@ def test_scans_are_counted_but_not_those_of_the_payload():
             open_picture(hidden.replace(b"\xff\xda", standalone + b"\xff\xda"))
 
 
+@pytest.mark.filterwarnings("ignore:Metadata Warning")  # Pillow's, of a tag with too many numbers
 def test_tiles_are_pictures_too():
     tiled = hostile.tiff_of_tile(64)
     assert open_picture(tiled, limits=PictureLimits(max_px=64 * 64)).size == (1, 1)
