@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 from reports import SAMPLES, TRUTH, answers, report
 
-from edgecls.bench import measure
 from edgecls.bench.accuracy import Answers
-from edgecls.bench.latency import LaunchTrace, Trace
+from edgecls.bench.latency import LaunchTrace, Trace, write_samples
+from edgecls.bench.report import write_report_files
 from edgecls.runtime.imageset import ImageFile
 
 OLD, NEW = 1.0, 2.0
@@ -42,6 +42,10 @@ def write(folder: Path, speed: float) -> None:
         Trace([LaunchTrace(0.0, LOADED, slices=[slices]) for _ in item.latency.launches] if item.latency else [])
         for item in made.runs
     ]
-    bench: Any = SimpleNamespace(traces=tuple(traces))
     made = msgspec.structs.replace(made, reasons=(f"speed {speed}",))
-    measure._write(made, folder / "report.json", seen, len(made.runs), bench)
+    write_report_files(
+        folder / "report.json",
+        made.to_json(),
+        predictions=partial(seen.save, classes=len(made.runs)),
+        samples=partial(write_samples, traces),
+    )

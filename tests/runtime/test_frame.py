@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecls.runtime import Frame, InputError, Preprocess
+from edgecls.runtime import Frame, InputError, PictureLimits, Preprocess
 from edgecls.runtime.picture import open_picture, read_picture, read_stored
 
 RGB = np.random.default_rng(7).integers(0, 256, (61, 83, 3), dtype=np.uint8)
@@ -116,10 +116,8 @@ def test_there_are_two_orders():
         Frame(RGB, "grb")
 
 
-def test_the_size_of_a_frame_is_limited(monkeypatch):
-    from edgecls.runtime import picture
-
-    monkeypatch.setattr(picture, "MAX_PICTURE_PX", 5000)
+def test_the_size_of_a_frame_is_limited():
+    limits = PictureLimits(max_px=5000)
     for frame in (RGB, Frame(RGB, "bgr"), torch.from_numpy(RGB.copy())):
         with pytest.raises(InputError, match="more than 5000"):
-            preprocess(20).pixels(frame)
+            preprocess(20).pixels(frame, limits=limits)
