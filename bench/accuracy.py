@@ -209,7 +209,8 @@ PixelsKey = tuple[object, ...]
 
 def pixels_key(preprocess: Preprocess) -> PixelsKey:
     """Equal for two preprocessings that give the same pixels: normalisation and colour order are the graph's."""
-    return preprocess.mode, preprocess.resize_px, preprocess.crop_px, preprocess.interpolation, preprocess.exif
+    same = msgspec.structs.replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1), colour="rgb")
+    return msgspec.structs.astuple(same)
 
 
 def decode_ahead(

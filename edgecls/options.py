@@ -258,5 +258,10 @@ _PREPROCESS_FIELDS = {
         "--colour", type=one_of("rgb", "bgr"), help="Channel order that the network was trained on."
     ),
     "exif": click.option("--exif", type=one_of("ignore", "apply"), help="Whether pictures are turned as EXIF says."),
+    "scaled_decode": click.option(
+        "--scaled-decode/--no-scaled-decode",
+        default=None,
+        help="Decode large JPEG files at a part of their size. [off]",
+    ),
 }
 """Field of `PreprocessOverride` to option; each is None unless given, and then wins over what the model says."""

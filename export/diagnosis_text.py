@@ -19,6 +19,7 @@ _OPTIONS = {
     "std": "--std",
     "colour": "--colour",
     "exif": "--exif",
+    "scaled_decode": "--scaled-decode",
 }
 """What sets each field of the preprocessing."""
 
@@ -69,7 +70,7 @@ def _remedy(pair: Pair, cause: Cause, repaired_kl: float | None, layers: Sequenc
     ours, theirs = pair.bundle.manifest, pair.reference.bundle.manifest
     if cause == "preprocessing":
         repaired = "" if repaired_kl is None else f" (shown such pictures, the candidate has KL {repaired_kl:.3g})"
-        options = " ".join(f"{_OPTIONS[name]} {_value(pair.reference.preprocess, name)}" for name in pair.changed)
+        options = " ".join(_option(pair.reference.preprocess, name) for name in pair.changed)
         return f"If the reference is right, export again with {options}{repaired}."
     if cause == "export":
         if ours.provenance.checkpoint_sha256 != theirs.provenance.checkpoint_sha256:
@@ -110,9 +111,11 @@ def _named(layer: LayerNoise) -> str:
     return f"{layer.name} (kept {low:.3g} to {high:.3g}, seen {minimum:.3g} to {maximum:.3g})"
 
 
-def _value(preprocess: Preprocess, name: str) -> str:
-    value = getattr(preprocess, name)
-    return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+def _option(preprocess: Preprocess, name: str) -> str:
+    option, value = _OPTIONS[name], getattr(preprocess, name)
+    if isinstance(value, bool):
+        return option if value else option.replace("--", "--no-")
+    return f"{option} {','.join(f'{part:g}' for part in value) if isinstance(value, tuple) else value}"
 
 
 def _versions(versions: dict[str, str]) -> str:

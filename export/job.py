@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from edgecls.export.pack import Quantized, assemble
 from edgecls.export.quantize import quantize
 from edgecls.export.recover import Budget, Recovery, recover, refuse_shared
 from edgecls.export.sensitivity import with_sensitivity
-from edgecls.export.targets import ANY_GPU, Gpu, target_module
+from edgecls.export.targets import ANY_GPU, Gpu, is_narrow, target_module
 from edgecls.export.trace import Trace, trace
 from edgecls.export.trials import Trials
 from edgecls.models.classifier import Classifier
@@ -99,22 +100,12 @@ def export_bundle(
         MissingExtraError: A package is missing; the message names the extra.
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
-    _refuse_early(
-        classifier,
-        target,
-        precision,
-        calibration,
-        plan,
-        quantization.quantizer,
-        gpu,
-        output,
-        budget is not None or sensitivity,
-    )
-    if not check:
-        refuse_unwritable(output)
     module, drawn = target_module(target), None
-    looks = precision == "int8" or (precision == "fp16" and getattr(module, "COMPUTES_IN_HALF", False))
-    if looks and plan is None and calibration is not None:
+    narrow, tries = is_narrow(target, precision), budget is not None or sensitivity
+    _refuse_target(module, classifier, target, precision, narrow, gpu)
+    _refuse_options(module, target, precision, calibration, plan, quantization.quantizer, tries)
+    _refuse_output(output, check)
+    if narrow and plan is None and calibration is not None:
         with progress.stage("Checking the calibration pictures"):
             drawn = calibration_set(calibration, calibration_size, seed)
     if traced is None:
@@ -126,7 +117,7 @@ def export_bundle(
         artifact = quantized.artifact
     else:
         ranges = export.plan(quantization) if plan is None else QuantPlan.read(plan, traced.graph)
-        if ranges is not None and calibration is not None and (budget is not None or sensitivity):
+        if ranges is not None and calibration is not None and tries:
             memory = None if check else output.with_name(f".{output.name}.trials")
             ranges = export.refine(ranges, calibration, budget, sensitivity, memory)
         with progress.stage(f"Compiling for {target}"):
@@ -144,14 +135,18 @@ def export_bundle(
     if recovery is not None and recovery.certificate.verdict != "pass":
         output = output.with_name(f"{output.stem}.over-budget{output.suffix}")
     if not check:
-        write_bundle(output, manifest, files)
-        if recovery is not None:
-            with atomic_file(output.with_suffix(".recovery.json")) as file:
-                file.write(recovery.to_json())
+        _write(output, manifest, files, recovery)
     for note in notes:
         progress.note(note)
     size = sum(map(len, files.values())) if check else output.stat().st_size
     return ExportResult(None if check else output, manifest, size, traced.parity_max_abs, notes, recovery)
+
+
+def _write(output: Path, manifest: Manifest, files: Mapping[str, bytes], recovery: Recovery | None) -> None:
+    write_bundle(output, manifest, files)
+    if recovery is not None:
+        with atomic_file(output.with_suffix(".recovery.json")) as file:
+            file.write(recovery.to_json())
 
 
 @dataclass
@@ -240,24 +235,33 @@ class _Export:
         return chosen
 
 
-def _refuse_early(
-    classifier: Classifier,
+def _refuse_target(
+    module: Any, classifier: Classifier, target: str, precision: Precision, narrow: bool, gpu: Gpu
+) -> None:
+    """What the target cannot do, before the first minute is spent."""
+    if reason := module.REFUSED.get(precision):
+        raise UnsupportedError(f"{precision} on {target} is refused: {reason}.")
+    if classifier.float32_only and narrow:
+        raise UnsupportedError(f"{precision} is refused for {classifier.model}: {classifier.float32_only}.")
+    if hasattr(module, "check_gpu"):
+        module.check_gpu(gpu)
+    elif gpu != ANY_GPU:
+        raise InputError(
+            f"{target} runs on CPUs: --tensorrt-version, --device and --compute-capabilities mean nothing to it. "
+            "Leave them out."
+        )
+
+
+def _refuse_options(
+    module: Any,
     target: str,
     precision: Precision,
     calibration: ImageSet | None,
     plan: Path | None,
     quantizer: str,
-    gpu: Gpu,
-    output: Path,
     tries: bool,
 ) -> None:
-    """Everything that can be refused before the first minute is spent."""
-    module = target_module(target)
-    if reason := module.REFUSED.get(precision):
-        raise UnsupportedError(f"{precision} on {target} is refused: {reason}.")
-    halves = precision == "fp16" and getattr(module, "COMPUTES_IN_HALF", False)
-    if classifier.float32_only and (precision == "int8" or halves):
-        raise UnsupportedError(f"{precision} is refused for {classifier.model}: {classifier.float32_only}.")
+    """Options of INT8 that are missing or do not go together."""
     if precision == "int8" and calibration is None and plan is None:
         raise InputError(
             "INT8 needs calibration pictures: pass --calibration DIR with real pictures of the kind that the device "
@@ -277,15 +281,13 @@ def _refuse_early(
             f"--quantizer nncf is refused for {target}: NNCF's graphs are slow or illegal there. "
             "Use our plan, the default."
         )
-    if hasattr(module, "check_gpu"):
-        module.check_gpu(gpu)
-    elif gpu != ANY_GPU:
-        raise InputError(
-            f"{target} runs on CPUs: --tensorrt-version, --device and --compute-capabilities mean nothing to it. "
-            "Leave them out."
-        )
+
+
+def _refuse_output(output: Path, check: bool) -> None:
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} for the bundle does not exist; create it or choose another -o.")
+    if not check:
+        refuse_unwritable(output)
 
 
 def _record(drawn: ImageSet, seed: int) -> CalibrationRecord:

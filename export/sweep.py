@@ -22,7 +22,7 @@ from edgecls.calibration.quantization import Quantization
 from edgecls.export.sweep_point import Point, PointResult, Task, attempt, classifier_digest, packages
 from edgecls.export.sweep_processes import run_in_processes
 from edgecls.export.sweep_ray import ray_cluster, run_on_ray
-from edgecls.export.targets import target_module
+from edgecls.export.targets import is_narrow, target_module
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.atomic_file import PART_PATTERN, refuse_unwritable
 from edgecls.runtime.bundle import Precision
@@ -234,8 +234,7 @@ class _Plan:
 
     def _drawn(self, target: str, precision: Precision, recipe: Recipe | None, images: ImageSet) -> ImageSet | None:
         """The pictures that calibrate a point."""
-        halves = precision == "fp16" and getattr(target_module(target), "COMPUTES_IN_HALF", False)
-        if self._calibration is None or not (precision == "int8" or halves):
+        if self._calibration is None or not is_narrow(target, precision):
             return None
         size = Recipe("").calibration_size if recipe is None else recipe.calibration_size
         drawn = self._calibration.take(size, seed=self._grid.seed)
@@ -252,8 +251,7 @@ def _senseless(classifier: Classifier, target: str, precision: Precision, recipe
     module = target_module(target)
     if reason := module.REFUSED.get(precision):
         return reason
-    halves = precision == "fp16" and getattr(module, "COMPUTES_IN_HALF", False)
-    if classifier.float32_only and (precision == "int8" or halves):
+    if classifier.float32_only and is_narrow(target, precision):
         return classifier.float32_only
     if recipe and recipe.quantization.quantizer == "nncf" and not hasattr(module, "quantize_with_nncf"):
         return f"recipe {recipe.name}: NNCF's graphs are slow or illegal there"

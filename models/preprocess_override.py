@@ -21,6 +21,7 @@ _FLAGS = {
     "std": "--std",
     "colour": "--colour",
     "exif": "--exif",
+    "scaled_decode": "--scaled-decode",
 }
 
 
@@ -38,6 +39,7 @@ class PreprocessOverride(msgspec.Struct, frozen=True, kw_only=True):
     std: tuple[float, float, float] | None = None
     colour: Literal["rgb", "bgr"] | None = None
     exif: Literal["ignore", "apply"] | None = None
+    scaled_decode: bool | None = None
 
 
 @dataclass(frozen=True)

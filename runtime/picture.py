@@ -100,9 +100,14 @@ def read_picture(
 
 
 def read_stored(
-    picture: Picture, exif: Exif = "ignore", limits: PictureLimits = DEFAULT_LIMITS
+    picture: Picture, exif: Exif = "ignore", limits: PictureLimits = DEFAULT_LIMITS, enough_px: int | None = None
 ) -> tuple[Image.Image | NDArray[np.uint8], bool]:
     """As `read_picture`, with coloured arrays as they are: a crop is cheaper to put right than a whole frame.
+
+    Args:
+        picture, exif, limits: As for `open_picture`.
+        enough_px: Pixels of the shorter side that suffice: JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, the
+            smallest that has as many. None decodes every pixel.
 
     Returns:
         A loaded Pillow image of mode RGB, or `uint8 [height, width, 3 or 4]`, whose fourth channel means nothing; and
@@ -114,22 +119,24 @@ def read_stored(
     if isinstance(picture, (np.ndarray, DlpackArray)):
         picture = Frame(picture, "rgb")
     if not isinstance(picture, Frame):
-        return _read_encoded(picture, exif, limits), False
+        return _read_encoded(picture, exif, limits, enough_px), False
     array, blue_first = stored_pixels(picture)
     limits.check_size(array.shape[1], array.shape[0], f"<array {list(array.shape)}>")
     return (Image.fromarray(array).convert("RGB"), False) if array.ndim == 2 else (array, blue_first)
 
 
-def _read_encoded(picture: Picture, exif: Exif, limits: PictureLimits) -> Image.Image | NDArray[np.uint8]:
+def _read_encoded(
+    picture: Picture, exif: Exif, limits: PictureLimits, enough_px: int | None
+) -> Image.Image | NDArray[np.uint8]:
     if isinstance(picture, Image.Image):
         return _decoded(picture, _name(picture), exif, limits)
     if isinstance(picture, (bytes, bytearray, memoryview)):
-        return _pixels_from_file(io.BytesIO(bytes(picture)), _name(picture), exif, limits)
+        return _pixels_from_file(io.BytesIO(bytes(picture)), _name(picture), exif, limits, enough_px)
     if isinstance(picture, (str, os.PathLike)):
         try:
             with open(picture, "rb") as file:
                 seekable = file if file.seekable() else io.BytesIO(file.read(limits.max_bytes + 1))
-                return _pixels_from_file(seekable, _name(picture), exif, limits)
+                return _pixels_from_file(seekable, _name(picture), exif, limits, enough_px)
         except IsADirectoryError as error:
             raise InputError(f"{_name(picture)} is a folder; name the pictures in it") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -148,7 +155,9 @@ def _name(picture: Picture) -> str:
     return repr(os.fspath(cast("str", picture)))
 
 
-def _pixels_from_file(file: IO[bytes], name: str, exif: Exif, limits: PictureLimits) -> Image.Image | NDArray[np.uint8]:
+def _pixels_from_file(
+    file: IO[bytes], name: str, exif: Exif, limits: PictureLimits, enough_px: int | None
+) -> Image.Image | NDArray[np.uint8]:
     limits.check_bytes(file.seek(0, os.SEEK_END), name)
     file.seek(0)
     prefix = file.read(16)
@@ -174,8 +183,9 @@ def _pixels_from_file(file: IO[bytes], name: str, exif: Exif, limits: PictureLim
         file.seek(0)
         data = file.read()
         limits.check_scans(data, name)
-        pixels = _pixels_from_jpeg(image, data, exif)
-        if pixels is not None:
+        if enough_px is not None and min(image.size) >= 2 * enough_px:
+            image.draft(None, (enough_px, enough_px))
+        elif (pixels := _pixels_from_jpeg(image, data, exif)) is not None:
             return pixels
     return _decoded(image, name, exif, limits)
 

@@ -25,7 +25,7 @@ from edgecls.export.trace import probe_pictures, trace
 
 TESTS = Path(__file__).parent
 
-PICTURES = {"cortex-a72": 2000, "cortex-a76": 200}
+PICTURES = {"cortex-a72": 10_000, "cortex-a76": 1_000}
 """By the CPU, that of a Raspberry Pi 4 and of a 5, how many random pictures are resized; 0.2 s each in QEMU."""
 
 ISAS = ("x86-vnni", "x86", "arm64")

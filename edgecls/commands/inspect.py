@@ -77,6 +77,7 @@ def _lines(bundle: Bundle) -> list[str]:
         else None,
         "mean, std": f"{_numbers(taken.mean)}; {_numbers(taken.std)}, {taken.colour}",
         "EXIF": "turns pictures" if taken.exif == "apply" else None,
+        "JPEG files": "decoded scaled where they are large" if taken.scaled_decode else None,
         "as said by": _sources(origin.preprocess_source),
         "model": origin.model,
         "checkpoint": _short(origin.checkpoint_sha256),

@@ -100,3 +100,9 @@ def target_module(name: str) -> Target:
     if name not in target_names():
         raise InputError(f"no target is called {name!r}; there are {', '.join(target_names())}")
     return cast(Target, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+
+
+def is_narrow(target: str, precision: Precision) -> bool:
+    """Whether activations have fewer bits than float32, so that calibration pictures must show their range."""
+    in_half: bool = getattr(target_module(target), "COMPUTES_IN_HALF", False)
+    return precision == "int8" or (precision == "fp16" and in_half)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecls.runtime.bundle import Manifest
+from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import BundleError, EngineError, MissingExtraError
 
@@ -63,11 +64,14 @@ class OpenVinoEngine:
 
     Batch 1 is compiled with static shapes, which is 6–17 % faster than one dynamic model for all; the dynamic one is
     compiled when the first other batch size comes. A call has an infer request of its own, which later ones use again.
+
+    A stream of OpenVINO runs one request at a time. There are as many of `threads` threads as the CPUs can hold: one
+    alone would let calls from several threads wait for each other, whatever CPUs are idle.
     """
 
     def __init__(self, core: openvino.Core, model: openvino.Model, threads: int, version: str) -> None:
         self._source: tuple[openvino.Core, openvino.Model] | None = (core, model)
-        self._threads = threads
+        self._threads, self._streams = threads, max(1, cpu_count() // threads)
         self._lock = threading.Lock()
         self._compiled: dict[bool, openvino.CompiledModel] = {}
         self._idle = _no_requests()
@@ -121,8 +125,8 @@ class OpenVinoEngine:
                     _DEVICE,
                     {
                         "INFERENCE_PRECISION_HINT": "f32",
-                        "INFERENCE_NUM_THREADS": self._threads,
-                        "NUM_STREAMS": 1,
+                        "INFERENCE_NUM_THREADS": self._threads * self._streams,
+                        "NUM_STREAMS": self._streams,
                         "PERFORMANCE_HINT": "LATENCY",
                     },
                 )

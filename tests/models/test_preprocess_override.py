@@ -19,6 +19,7 @@ LIBRARY = KnownPreprocess(
         "std": (0.2, 0.2, 0.2),
         "colour": "rgb",
         "exif": "ignore",
+        "scaled_decode": False,
     },
     unusable={},
 )
@@ -31,6 +32,7 @@ FLAGS = {
     "std": ("--std", (1.0, 1.0, 1.0)),
     "colour": ("--colour", "bgr"),
     "exif": ("--exif", "apply"),
+    "scaled_decode": ("--scaled-decode", True),
 }
 
 

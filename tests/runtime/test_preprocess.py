@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import math
@@ -16,6 +17,7 @@ from PIL import Image
 from PIL import __version__ as PILLOW
 
 from edgecls.runtime.errors import InputError, InvalidRecordError
+from edgecls.runtime.picture_limits import PictureLimits
 from edgecls.runtime.preprocess import MAX_SIDE_PX, Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -122,6 +124,57 @@ def test_exif_rule():
     assert np.array_equal(applying.pixels(buffer.getvalue()), ignoring.pixels(turned))
 
 
+def jpeg(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["shorter", "squash"])
+@pytest.mark.parametrize(
+    ("size", "scale"), [((500, 127), 1), ((128, 300), 2), ((257, 255), 2), ((256, 999), 4), ((600, 512), 8)]
+)
+def test_scaled_decode_keeps_twice_the_resize(mode, size, scale):
+    data = jpeg(noise(*size))
+    smaller = Image.open(io.BytesIO(data))
+    smaller.draft(None, (size[0] // scale, size[1] // scale))
+    assert smaller.size == tuple(-(-side // scale) for side in size)
+    description = preprocess(mode=mode, resize_px=32, crop_px=28)
+    scaled = msgspec.structs.replace(description, scaled_decode=True)
+    assert np.array_equal(scaled.pixels(data), description.pixels(smaller.convert("RGB")))
+    assert np.array_equal(scaled.pixels(data), description.pixels(data)) == (scale == 1)
+
+
+def test_scaled_decode_is_of_encoded_jpeg_only():
+    image = noise(300, 200)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    whole, scaled = (preprocess(resize_px=32, crop_px=32, scaled_decode=flag) for flag in (False, True))
+    for picture in (buffer.getvalue(), image, np.asarray(image)):
+        assert np.array_equal(scaled.pixels(picture), whole.pixels(picture))
+
+
+def test_scaled_decode_turns_and_refuses_as_ever():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = jpeg(noise(300, 200), exif=exif)
+    straight, turned = (
+        preprocess(resize_px=32, crop_px=32, scaled_decode=True, exif=rule) for rule in ("ignore", "apply")
+    )
+    assert np.abs(np.rot90(straight.pixels(data), -1).astype(int) - turned.pixels(data)).max() <= 1
+    with pytest.raises(InputError, match="damaged"):
+        straight.pixels(data[: len(data) // 2])
+    with pytest.raises(InputError, match="pixels"):
+        straight.pixels(data, limits=PictureLimits(max_px=59_999))
+
+
+def test_digest_of_records_from_before_scaled_decode():
+    plain = msgspec.structs.asdict(preprocess())
+    assert not plain.pop("scaled_decode")
+    assert preprocess().digest == hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+    assert msgspec.convert(plain, Preprocess) == preprocess()
+
+
 records = st.builds(
     Preprocess,
     mode=st.sampled_from(["shorter", "squash"]),
@@ -132,6 +185,7 @@ records = st.builds(
     std=st.tuples(*[st.floats(1e-4, 10)] * 3),
     colour=st.sampled_from(["rgb", "bgr"]),
     exif=st.sampled_from(["ignore", "apply"]),
+    scaled_decode=st.booleans(),
 )
 
 
@@ -153,6 +207,7 @@ def test_digest_tells_every_field_apart():
         preprocess(std=(1, 1, 1)),
         preprocess(colour="bgr"),
         preprocess(exif="apply"),
+        preprocess(scaled_decode=True),
     ]
     assert all(a.digest != b.digest for a, b in itertools.combinations(variants, 2))
     assert preprocess(mean=(0, 0, 0)).digest == preprocess(mean=[0.0, -0.0, np.float32(0)]).digest
@@ -172,6 +227,7 @@ def test_digest_tells_every_field_apart():
         ("interpolation", "nearest"),
         ("colour", "RGB"),
         ("exif", ""),
+        ("scaled_decode", 1),
         ("mean", (0.5, 0.5)),
         ("mean", (0.5, 0.5, math.nan)),
         ("mean", (123.675, 116.28, 103.53)),
