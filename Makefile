@@ -47,9 +47,9 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# Also among the slow tests; alone for those who change what boards run.
+# Also among the slow tests, with more pictures; alone for continuous integration and for who changes what boards run.
 test-arm: $(STAMP)
-	$(BIN)/python -m pytest tests/test_arm.py
+	$(BIN)/python -m pytest tests/test_arm.py -k "not ten_thousand"
 
 # mypy and import-linter do not follow the mapping of an editable installation: they get a tree of links, and
 # import-linter runs inside it, for it prefers the folder edgecls/ of the working directory.

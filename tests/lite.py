@@ -47,3 +47,12 @@ def split(folder: Path) -> tuple[Path, Path]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(PICTURES / image.path)
     return folder / "calibration", folder / "evaluation"
+
+
+def exported() -> bytes:
+    """Lite0's ONNX model as torch exports it: input `x`, float32 `[1, 3, 224, 224]`, normalised."""
+    import torch
+
+    given, network = (torch.zeros(1, 3, 224, 224),), opened().source.eval()
+    program = torch.onnx.export(network, given, dynamo=True, input_names=["x"], verbose=False)
+    return bytes(program.model_proto.SerializeToString())

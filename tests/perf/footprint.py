@@ -141,16 +141,6 @@ def launch(python: Path, row: Row, picture: Path) -> list[float | None]:
     return [imported, None if first is None else first - began, peak, p50]
 
 
-def export_float(folder: Path) -> None:
-    """The network as torch exports it."""
-    import torch
-
-    program = torch.onnx.export(
-        lite.opened().source.eval(), (torch.zeros(1, 3, 224, 224),), dynamo=True, input_names=["x"], verbose=False
-    )
-    (folder / "lite0-fp32.onnx").write_bytes(program.model_proto.SerializeToString())
-
-
 def main() -> None:
     """Prints the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,7 +150,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder.resolve()
     if not (folder / "lite0-fp32.onnx").exists():
-        export_float(folder)
+        (folder / "lite0-fp32.onnx").write_bytes(lite.exported())
     pictures = sorted(path for path in lite.PICTURES.rglob("*") if path.is_file())
     picture = next(path for path in pictures if main_job.size_of(str(path)) == (500, 375))
     table = rows(folder, given.tflite)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+import turns
 
 from edgecls.runtime import Bundle, Frame, load
 from edgecls.runtime.engines.onnxruntime import import_onnxruntime
@@ -22,20 +27,11 @@ Ways = dict[str, Callable[[], object]]
 
 def compare(title: str, ways: Ways, seconds: float, clock: Callable[[], int]) -> None:
     """Prints p50 of each way in microseconds."""
-    times: dict[str, list[int]] = {name: [] for name in ways}
-    rng = np.random.default_rng(0)
-    for way in ways.values():
-        way()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(times[next(iter(ways))]) < 5:
-        for name in rng.permutation(list(ways)):
-            began = clock()
-            ways[name]()
-            times[name].append(clock() - began)
-    first = float(np.median(next(iter(times.values()))))
-    for name, values in times.items():
-        p50 = float(np.median(values))
-        print(f"{title:28} {name:34} p50 {p50 / 1e3:10.1f} us   ratio {p50 / first:.3f}   n {len(values)}")
+    times = turns.in_turns(ways, seconds, clock=clock)
+    first = next(iter(times.values()))
+    for name, ms in times.items():
+        ratio = np.median(ms / first)
+        print(f"{title:28} {name:34} p50 {1e3 * np.median(ms):10.1f} us   ratio {ratio:.3f}   n {len(ms)}")
 
 
 def bindings(bundle: Bundle) -> Ways:

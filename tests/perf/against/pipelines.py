@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
-import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import lite
 import main_job
+import turns
 
 from edgecls.bench.device import device
 from edgecls.runtime import Preprocess, load
@@ -84,7 +84,7 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def torchvision_way(network: Any) -> Classify:
+def torchvision_way() -> Classify:
     """Torchvision's transforms and fp32 ONNX Runtime."""
     import onnxruntime
     from torchvision import transforms
@@ -99,7 +99,7 @@ def torchvision_way(network: Any) -> Classify:
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(exported(network), options)
+    session = onnxruntime.InferenceSession(lite.exported(), options)
 
     def classify(data: bytes) -> list[int]:
         tensor = transform(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -108,7 +108,7 @@ def torchvision_way(network: Any) -> Classify:
     return classify
 
 
-def model_api_way(network: Any, calibration: Path, scratch: Path) -> Classify:
+def model_api_way(calibration: Path, scratch: Path) -> Classify:
     """Intel's wrapper around OpenVINO, with the preprocessing that it has; it has no centre crop of a larger resize."""
     import cv2
     import nncf
@@ -123,7 +123,7 @@ def model_api_way(network: Any, calibration: Path, scratch: Path) -> Classify:
     )  # fmt: skip
     tensors = [((crops.pixels(path).astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None] for path in pictures]
     model = str(scratch / "nncf.xml")
-    openvino.save_model(nncf.quantize(core.read_model(exported(network)), nncf.Dataset(tensors)), model)
+    openvino.save_model(nncf.quantize(core.read_model(lite.exported()), nncf.Dataset(tensors)), model)
     cv2.setNumThreads(1)
     wrapper = ClassificationModel(
         OpenvinoAdapter(core, model, device="CPU", plugin_config={"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}),
@@ -182,16 +182,6 @@ def transformers_way(network: Any) -> Classify:
     return classify
 
 
-def exported(network: Any) -> bytes:
-    """The network as torch exports it, float input `x`."""
-    import torch
-
-    program = torch.onnx.export(
-        network, (torch.zeros(1, 3, 224, 224),), dynamo=True, input_names=["x"], verbose=False
-    )  # fmt: skip
-    return bytes(program.model_proto.SerializeToString())
-
-
 def best_of(logits: np.ndarray) -> list[int]:
     """Indices of the best five, best first."""
     return [int(index) for index in np.argsort(-logits)[:TOP]]
@@ -207,12 +197,18 @@ def all_ways(folder: Path, calibration: Path, scratch: Path) -> dict[str, Classi
     network = lite.opened().source.eval()
     return {
         **edgecls_ways(folder, calibration),
-        "torchvision + fp32 onnxruntime": torchvision_way(network),
-        "model-api + nncf int8 openvino": model_api_way(network, calibration, scratch),
+        "torchvision + fp32 onnxruntime": torchvision_way(),
+        "model-api + nncf int8 openvino": model_api_way(calibration, scratch),
         "timm eager": timm_way(network),
         "timm torch.compile": timm_way(torch.compile(network)),
         "transformers pipeline": transformers_way(network),
     }
+
+
+def one_after_another(classify: Classify, pictures: list[bytes]) -> Callable[[], object]:
+    """Classifies the next picture with every call."""
+    endless = itertools.cycle(pictures)
+    return lambda: classify(next(endless))
 
 
 def main() -> None:
@@ -235,32 +231,15 @@ def main() -> None:
         ways = all_ways(folder, calibration, Path(scratch))
         truth = [ways["timm eager"](picture)[0] for picture in pictures]
         answers = {name: [way(picture)[0] for picture in pictures] for name, way in ways.items()}
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        times = in_turns(ways, pictures, given.seconds)
+        calls = {name: one_after_another(way, pictures) for name, way in ways.items()}
+        with turns.one_cpu():
+            times = turns.in_turns(calls, given.seconds)
     first = next(iter(ways))
     print(f"{'':32} {'p50 ms':>8} {'ratio':>6} {'best class of timm':>19}")
     for name, values in times.items():
         same = sum(answer == true for answer, true in zip(answers[name], truth, strict=True))
         ratio = np.median(np.divide(values, times[first]))
         print(f"{name:32} {np.median(values):8.2f} {ratio:6.2f} {same:>12} of {len(truth)}")
-
-
-def in_turns(ways: dict[str, Classify], pictures: list[bytes], seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of each way, a value a round."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    order = list(ways)
-    draw = random.Random(0)
-    until = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < len(pictures) or time.perf_counter() < until:
-        draw.shuffle(order)
-        for name in order:
-            start = time.perf_counter_ns()
-            ways[name](pictures[rounds % len(pictures)])
-            times[name].append((time.perf_counter_ns() - start) / 1e6)
-        rounds += 1
-    return times
 
 
 if __name__ == "__main__":

@@ -21,16 +21,19 @@ on where the first was stopped, and FOLDER/rows.json every model's rows.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import turns
 from peers import ONNX_PEERS, OPENVINO_PEERS, Calibration, Files, ir_files
 
 from edgecls.bench.softmax import divergence
@@ -52,7 +55,7 @@ from edgecls.runtime.engines import engine_module
 TARGETS = {"onnxruntime": (*ONNX_PEERS,), "openvino": (*OPENVINO_PEERS, *ONNX_PEERS)}
 SYMMETRIC = "edgecls symmetric"
 ROUND = 5
-"""Calls that one graph makes before the next has its turn."""
+"""Calls of a turn."""
 RESAMPLES = 5000
 
 Infer = Callable[[np.ndarray], np.ndarray]
@@ -138,27 +141,12 @@ def opened(shop: Workshop, target: str, asked: Sequence[str]) -> tuple[dict[str,
     return runs, failed
 
 
-def in_turns(runs: dict[str, Infer], crop: np.ndarray, seconds: float) -> dict[str, tuple[float, float]]:
+def timed(runs: dict[str, Infer], crop: np.ndarray, seconds: float) -> dict[str, tuple[float, float]]:
     """For each graph the median milliseconds, and the median over rounds of its time as a part of fp32's."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    for infer in runs.values():
-        for _ in range(10):
-            infer(crop)
-    names, rounds = list(runs), []
-    until = time.perf_counter() + seconds * len(runs)
-    while time.perf_counter() < until or len(rounds) < 2:
-        medians = dict.fromkeys(names, 0.0)
-        for name in names if len(rounds) % 2 else reversed(names):
-            times = []
-            for _ in range(ROUND):
-                began = time.perf_counter_ns()
-                runs[name](crop)
-                times.append(time.perf_counter_ns() - began)
-            medians[name] = float(np.median(times)) / 1e6
-        rounds.append(medians)
-    table = {name: np.asarray([medians[name] for medians in rounds]) for name in names}
-    return {name: (float(np.median(ms)), float(np.median(ms / table["fp32"]))) for name, ms in table.items()}
+    ways = {name: partial(infer, crop) for name, infer in runs.items()}
+    with turns.one_cpu():
+        times = turns.in_turns(ways, seconds * len(runs), calls=ROUND, warm_up=10)
+    return {name: (float(np.median(ms)), float(np.median(ms / times["fp32"]))) for name, ms in times.items()}
 
 
 def rows_of(
@@ -169,7 +157,7 @@ def rows_of(
     Args:
         answers: Logits, `float32 [images, classes]`, by name.
         labels: `int [images]`; None where they are not known.
-        times: As `in_turns` gives them.
+        times: As `timed` gives them.
     """
     n = len(answers["fp32"])
     best = {name: logits.argmax(axis=1) for name, logits in answers.items()}
@@ -254,18 +242,16 @@ def all_rows(
     shop: Workshop, measured: ImageSet, targets: Sequence[str], asked: Sequence[str], seconds: float
 ) -> list[dict[str, Any]]:
     """The rows of a model on all engines."""
-    name, cpus = shop.classifier.name, os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    name = shop.classifier.name
     pixels = list(crops(measured, shop.classifier.preprocess, batch=1))
     truth = [image.label for image in measured.images]
     labels = None if None in truth else np.asarray(truth)
     found: list[dict[str, Any]] = []
     for target in targets:
-        if cpus is not None:
-            os.sched_setaffinity(0, cpus)
         runs, failed = opened(shop, target, [peer for peer in TARGETS[target] if not asked or peer in asked])
         print(f"{name}: {len(runs)} graphs answer {len(pixels)} pictures on {target}", file=sys.stderr, flush=True)
         answers = {run: np.concatenate([infer(crop) for crop in pixels]) for run, infer in runs.items()}
-        found += rows_of(target, answers, labels, in_turns(runs, pixels[0], seconds))
+        found += rows_of(target, answers, labels, timed(runs, pixels[0], seconds))
         found += [{"target": target, "quantizer": peer, "failed": why} for peer, why in failed.items()]
     for row in found:
         ours = {"edgecls": f"{row['target']} int8", SYMMETRIC: "tensorrt int8"}
