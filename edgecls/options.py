@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -43,6 +43,11 @@ class Invocation:
         self.arguments = arguments
         self.json = "--json" in arguments
         self.config: Path | None = None
+
+
+def with_options(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """Several `click.option`s as one decorator; the help lists them in this order."""
+    return functools.partial(functools.reduce, lambda command, option: option(command), options[::-1])
 
 
 def output_options(command: Command) -> Command:
@@ -154,10 +159,7 @@ def model_options(command: Command) -> Command:
         )
         return command(*args, open_model=open_model, **rest)
 
-    decorated: Any = preprocess_options(with_model)
-    for decorate in reversed(_MODEL_OPTIONS):
-        decorated = decorate(decorated)
-    return decorated  # type: ignore[no-any-return]
+    return with_options(_MODEL_OPTIONS)(preprocess_options(with_model))  # type: ignore[return-value]
 
 
 def preprocess_options(command: Command) -> Command:
@@ -170,17 +172,12 @@ def preprocess_options(command: Command) -> Command:
         override = PreprocessOverride(**{field: rest.pop(field) for field in _PREPROCESS_FIELDS})
         return command(*args, override=override, **rest)
 
-    decorated: Any = with_override
-    for decorate in reversed(_PREPROCESS_FIELDS.values()):
-        decorated = decorate(decorated)
-    return decorated  # type: ignore[no-any-return]
+    return with_options([*_PREPROCESS_FIELDS.values()])(with_override)  # type: ignore[return-value]
 
 
 def quantization_options(command: Command) -> Command:
     """How INT8 is made: `calibration_size` and the fields of `Quantization`."""
-    for decorate in reversed(_QUANTIZATION_OPTIONS):
-        command = decorate(command)
-    return command
+    return with_options(_QUANTIZATION_OPTIONS)(command)
 
 
 _QUANTIZATION_OPTIONS = [

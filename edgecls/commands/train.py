@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecls.console import Console, quoted, size_text
-from edgecls.options import output_option, output_options, preprocess_options, seed_option, threads_option
+from edgecls.options import (
+    output_option,
+    output_options,
+    preprocess_options,
+    seed_option,
+    threads_option,
+    with_options,
+)
 from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, one_of, output_file
 
 if TYPE_CHECKING:
@@ -44,13 +51,7 @@ _RECIPE = [
     click.option("--class-weights/--no-class-weights", default=None, help="Rare classes weigh as much. [off]"),
     click.option("--val-fraction", type=_SHARE, metavar="X", help="Of one folder, to validate. [0.1]"),
 ]
-
-
-def recipe_options(command: Any) -> Any:
-    """One option a field of `Recipe`; its help shows the default, or those with and without `--from-scratch`."""
-    for decorate in reversed(_RECIPE):
-        command = decorate(command)
-    return command
+"""One option a field of `Recipe`; its help shows the default, or those with and without `--from-scratch`."""
 
 
 @click.command("train", short_help="Image folder to checkpoint.")
@@ -61,7 +62,7 @@ def recipe_options(command: Any) -> Any:
 @click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights to begin with. [default: the library's]")
 @click.option("--match", type=one_of("name", "order"), default="name", show_default=True, help="How they find layers.")
 @preprocess_options
-@recipe_options
+@with_options(_RECIPE)
 @click.option("--kernel", type=one_of("rbf", "linear"), default="rbf", show_default=True, help="Of hog-svm.")
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="At most so many training pictures.")
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the file.")
