@@ -113,15 +113,10 @@ def train(
             card = ModelCard(model=arch, preprocess=preprocess, labels=data.labels)
             content = _safetensors(weights, card)
             record = TrainingRecord(
-                model=arch,
+                **_facts_of(arch, data, preprocess, recipe),
                 start=start,
                 start_sha256=start_sha256,
-                preprocess=preprocess,
-                recipe=recipe,
-                **_facts_of(data),
                 device=trainer.device,
-                torch=str(torch.__version__),
-                threads=torch.get_num_threads(),
                 best=best,
                 val_top1=val_top1,
                 val_balanced=val_balanced,
@@ -220,9 +215,16 @@ def _key(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Recipe, 
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-def _facts_of(data: TrainingData) -> dict[str, Any]:
-    """What the record says of the pictures."""
+def _facts_of(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Recipe) -> dict[str, Any]:
+    """What the record says of the question, before any answer."""
+    import torch
+
     return {
+        "model": arch,
+        "preprocess": preprocess,
+        "recipe": recipe,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
         "classes": len(data.labels),
         "train_images": len(data.train),
         "train_sha256": data.train.digest,
