@@ -31,6 +31,10 @@ class ComparabilityKey(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """Name, version and execution provider."""
     threads: int
+    gpu: str | None
+    """With its driver and CUDA; null where the engine uses none, and in reports of earlier versions."""
+    pinned_cores: str | None
+    """`0, 1`; null where latency was not measured or the system cannot pin."""
     power_mode: str | None
     """A Jetson's power mode and the frequency governors before the measurement; null where the system does not tell."""
     input_shape: str
@@ -175,10 +179,13 @@ def _judged(measured: Measured) -> Judged:
 def _key(report: Report, run: Run) -> ComparabilityKey:
     profile, state = report.tool.profile, report.conditions.before
     side, batch = run.preprocess.settings.crop_px, run.latency.batch if run.latency else 1
+    cpus = (run.latency.cpus if run.latency else None) or ()
     return ComparabilityKey(
         device=device_text(report.device),
         engine=f"{run.engine.name} {run.engine.version}, {run.engine.provider_used}",
         threads=run.engine.threads,
+        gpu=run.engine.device,
+        pinned_cores=", ".join(map(str, cpus)) or None,
         power_mode=", ".join(filter(None, [state.power_mode, *(state.governors or ())])) or None,
         input_shape=f"{batch} × {side} × {side} × 3",
         profile=f"{profile.name}, {profile.launches} × {profile.timed_s:g} s" if profile else None,

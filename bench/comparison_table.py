@@ -105,7 +105,7 @@ def _variant_cells(item: Variant) -> tuple[Cell, ...]:
         Cell(item.name if item.valid else f"{item.name} (not valid)"),
         Cell(item.report),
         Cell(key.device),
-        Cell(f"{key.engine}, {key.threads} {'thread' if key.threads == 1 else 'threads'}"),
+        Cell(", ".join(filter(None, (key.engine, key.gpu, _threads(key.threads))))),
         Cell(f"{item.target} {item.precision}"),
         Cell(f"{item.size_bytes / 1e6:.2f} MB", item.size_bytes),
         Cell(UNKNOWN if item.top1 is None else f"{100 * item.top1:.2f} %", item.top1),
@@ -116,6 +116,10 @@ def _variant_cells(item: Variant) -> tuple[Cell, ...]:
         Cell(number(item.coldstart_ms, ".0f"), item.coldstart_ms),
         Cell(UNKNOWN if item.peak_rss_bytes is None else f"{item.peak_rss_bytes / 1e6:.0f} MB", item.peak_rss_bytes),
     )
+
+
+def _threads(count: int) -> str:
+    return f"{count} {'thread' if count == 1 else 'threads'}"
 
 
 def _contrast_cells(item: Contrast) -> tuple[Cell, ...]:

@@ -124,7 +124,7 @@ def _run_facts(run: Run) -> dict[str, str]:
         if calibration
         else UNKNOWN,
         "engine": f"{engine.name} {engine.version}, {engine.provider_used} (asked for {engine.provider_requested}), "
-        f"{engine.threads} threads",
+        f"{engine.threads} threads" + (f", {engine.device}" if engine.device else ""),
         "preprocessing": f"{taken.mode} {taken.resize_px} px, crop {taken.crop_px} px, {taken.interpolation}, "
         f"sha256 {run.preprocess.sha256}",
         "reasons": "; ".join(run.reasons) or "valid",

@@ -25,8 +25,9 @@ def _between(view: View) -> list[Content]:
     if not view.comparison.contrasts:
         return []
     note = (
-        "Latencies of two reports are divided only where device, engine and version, threads, power mode, input shape "
-        "and profile are the same. They were not measured in turns: on a busy machine trust the ratios within a report."
+        "Latencies of two reports are divided only where device, GPU, engine and version, threads, pinned cores, power "
+        "mode, input shape and profile are the same. They were not measured in turns: on a busy machine trust the ratios "
+        "within a report."
     )
     return [element("p", note, class_="note"), table_element(contrast_table(view.comparison), "Between reports")]
 

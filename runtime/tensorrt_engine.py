@@ -167,6 +167,7 @@ class TensorRtEngine:
         self._lock = threading.Lock()
         self._reasons = Reasons(trt)
         self._what = f"{library.title} {trt.__version__}"
+        gpu = memory.gpu
         with memory.current():
             self._runtime: tensorrt.Runtime | None = trt.Runtime(error_log(trt))
             if hasattr(self._runtime, "engine_host_code_allowed"):
@@ -194,6 +195,7 @@ class TensorRtEngine:
             provider_requested=library.title,
             provider_used=library.title,
             threads=threads,
+            device=f"{gpu.name}, driver {gpu.driver_version or 'unknown'}, CUDA {gpu.cuda_version}",
         )
 
     @property

@@ -37,9 +37,9 @@ def command(
 ) -> int:
     """Puts every REPORT side by side, and compares with the first where that is fair.
 
-    Latencies are divided only where device, engine and version, threads, power mode, input shape and profile are the
-    same; otherwise the fields that differ are named. The page needs no network; samples and predictions are drawn
-    where they lie beside the reports.
+    Latencies are divided only where device, GPU, engine and version, threads, pinned cores, power mode, input shape and
+    profile are the same; otherwise the fields that differ are named. The page needs no network; samples and predictions
+    are drawn where they lie beside the reports.
     """
     if style == "json":
         console.json = context.ensure_object(Invocation).json = True

@@ -50,6 +50,15 @@ def changed_threads(report):
     return each_run(report, engine=replace(report.runs[0].engine, threads=4))
 
 
+def changed_gpu(report):
+    engine = replace(report.runs[0].engine, device="Orin, driver 540.4.0, CUDA 12.6")
+    return each_run(report, engine=engine)
+
+
+def changed_pinned_cores(report):
+    return each_run(report, latency=replace(report.runs[1].latency, cpus=(4, 5)))
+
+
 def changed_power_mode(report):
     before = replace(report.conditions.before, governors=("powersave",))
     return replace(report, conditions=replace(report.conditions, before=before))
@@ -79,6 +88,8 @@ def changed_device(report):
         ),
         (changed_engine, "engine", "onnxruntime 1.22, CPU", "onnxruntime 1.23, CPU"),
         (changed_threads, "threads", "2", "4"),
+        (changed_gpu, "gpu", None, "Orin, driver 540.4.0, CUDA 12.6"),
+        (changed_pinned_cores, "pinned_cores", "0, 1", "4, 5"),
         (changed_power_mode, "power_mode", "performance", "powersave"),
         (changed_input_shape, "input_shape", "1 × 16 × 16 × 3", "1 × 8 × 8 × 3"),
         (changed_profile, "profile", "quick, 3 × 5 s", "quick, 5 × 5 s"),
@@ -90,7 +101,9 @@ def test_what_differs_forbids_a_ratio_and_is_named(change, field, first, here):
     assert contrast.ratio is None
     assert contrast.ratio_ci95 is None
     assert (contrast.first_p50_ms, contrast.p50_ms) == (4.0, 4.0)
-    assert contrast.notes[0] == f"no ratio, for these differ: {field.replace('_', ' ')} ({first} | {here})"
+    assert contrast.notes[0] == (
+        f"no ratio, for these differ: {field.replace('_', ' ')} ({first or 'unknown'} | {here})"
+    )
 
 
 def test_an_invalid_report_gives_no_ratio():
@@ -225,7 +238,7 @@ def test_csv_has_a_row_a_variant_and_no_formulas():
     report = reports.report()
     report = replace(report, runs=(report.runs[0], replace(report.runs[1], name="=1+1")))
     head, *rows = csv_text(compare([measured(report)])).splitlines()
-    assert head.startswith("report,name,role,valid,device,engine,threads,power_mode,input_shape,profile,sha256,")
+    assert head.startswith("report,name,role,valid,device,engine,threads,gpu,pinned_cores,power_mode,input_shape,profile,sha256,")
     assert [row.split(",")[1] for row in rows] == ["fp32", "'=1+1"]
     assert "drop_pp,ci95_pp_low,ci95_pp_high" in head
 

@@ -20,6 +20,7 @@ from edgecls.runtime import (
     load,
 )
 from edgecls.runtime.bundle_writer import members_of, write_bundle
+from edgecls.runtime.device_memory import driver_version
 from edgecls.runtime.engine_build import BuildOptions, build_bundle
 from edgecls.runtime.engines import engine_module
 from edgecls.runtime.progress import SilentProgress
@@ -77,6 +78,7 @@ def test_an_unbuilt_bundle_is_built_and_answers(version, dialect, package, gpu, 
         assert session.engine_info.name == "tensorrt"
         assert session.engine_info.version == trt.__version__
         assert session.engine_info.provider_requested == session.engine_info.provider_used == "TensorRT"
+        assert session.engine_info.device == f"Orin, driver {driver_version() or 'unknown'}, CUDA 12.6"
     assert any("building the engine of net for Orin: this takes minutes, once" in note for note in heard.notes)
     assert gpu.memory == {}
     assert gpu.retained == 0
