@@ -87,7 +87,7 @@ def measure(
         limit: Largest number of pictures, taken by content hash and spread over the classes.
         threads: Threads of one inference; by default one for each of `cores`, or for each CPU that this process may
             use.
-        cores: CPUs that timed processes are pinned to; by default as many as there are threads, see `pick_cpus`.
+        cores: CPUs that timed processes are pinned to, as many as there are threads; by default see `pick_cpus`.
         seed: Of the order in which variants take turns.
         progress: Told about the stages.
 
@@ -102,7 +102,7 @@ def measure(
         refuse_absent_cpus(cores)
     threads = len(cores or ()) or cpu_count() if threads is None else threads
     output, settings = Path(output), _profile(profile)
-    _check_options(latency, accuracy, throughput, limit, threads, output)
+    _check_options(latency, accuracy, throughput, limit, threads, cores, output)
     subjects, reference_run = open_subjects(bundles, reference, progress)
     labels = common_labels(subjects)
     images = ImageSet.from_folder(data, labels, tolerant=True)
@@ -159,7 +159,13 @@ def _profile(profile: str | Profile) -> Profile:
 
 
 def _check_options(
-    latency: bool, accuracy: bool, throughput: bool, limit: int | None, threads: int, output: Path
+    latency: bool,
+    accuracy: bool,
+    throughput: bool,
+    limit: int | None,
+    threads: int,
+    cores: Sequence[int] | None,
+    output: Path,
 ) -> None:
     if not latency and not accuracy:
         raise InputError("nothing to measure: leave out `--no-latency` or `--no-accuracy`")
@@ -169,6 +175,11 @@ def _check_options(
         raise InputError(f"a limit of {limit} pictures leaves nothing to measure: give at least 1")
     if threads < 1:
         raise InputError(f"{threads} threads cannot run anything: give at least 1")
+    if cores is not None and len(cores) != threads:
+        raise InputError(
+            f"{threads} threads do not fit CPU {', '.join(map(str, cores))}: give `--cores` one CPU for each thread, or "
+            "leave out `--threads`"
+        )
     if not output.resolve().parent.is_dir():
         raise InputError(f"the folder of {output} does not exist: create it or choose another `-o`")
     refuse_unwritable(output)

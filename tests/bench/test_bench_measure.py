@@ -527,6 +527,7 @@ def test_the_limit_takes_pictures_from_every_class(
         ({"profile": "fast"}, "no profile is called 'fast'"),
         ({"latency": False, "throughput": True}, "throughput is measured after latency"),
         ({"cores": [9999]}, "cannot be pinned to CPU 9999"),
+        ({"cores": [0], "threads": 2}, "2 threads do not fit CPU 0: give"),
         ({"limit": 0}, "a limit of 0"),
         ({"threads": 0}, "0 threads"),
         ({"output": "/nowhere/report.json"}, "does not exist"),
