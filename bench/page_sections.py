@@ -26,8 +26,8 @@ def _between(view: View) -> list[Content]:
         return []
     note = (
         "Latencies of two reports are divided only where device, GPU, engine and version, threads, pinned cores, power "
-        "mode, input shape and profile are the same. They were not measured in turns: on a busy machine trust the ratios "
-        "within a report."
+        "mode, input shape and profile are the same. They were not measured in turns: on a busy machine trust the "
+        "ratios within a report."
     )
     return [element("p", note, class_="note"), table_element(contrast_table(view.comparison), "Between reports")]
 

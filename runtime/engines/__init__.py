@@ -26,8 +26,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """As the engine reports it after loading; differs from the request only when the engine fell back."""
     threads: int
     device: str | None = None
-    """What computes beside the CPU, in words: `Orin, driver 540.4.0, CUDA 12.6`; null where nothing does, and in reports
-    of earlier versions."""
+    """What computes instead of the CPU: `Orin, driver 540.4.0, CUDA 12.6`; null where nothing does, and in reports of
+    earlier versions."""
 
 
 class Engine(Protocol):
