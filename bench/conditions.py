@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgecls.bench.cpu_quota import cpu_quota
 from edgecls.bench.system import ask_tool, read_numbers, read_text
 
 PERIOD_S = 0.5
@@ -22,6 +23,13 @@ _GPUS = ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-0")
 """Names of a Jetson's GPU: from JetPack 6 on, Orin and Xavier before it, Thor."""
 _PI_LIMITS = ("under-voltage", "CPU frequency capped", "throttled", "soft temperature limit")
 """Bits 0 to 3 of `vcgencmd get_throttled`; bits 16 to 19 are the same since boot."""
+_CPU_SENSORS = {"coretemp", "k10temp", "zenpower"}
+"""Chips of Intel and AMD that measure the CPU itself; thermal zones of a PC may be the board's (`acpitz`)."""
+_CONSTANT_ZONE = "PMIC-Die"
+"""A thermal zone of Jetsons before Orin that always tells 100 degrees."""
+_THROTTLING = re.compile(r".*-alert|(thermal-)?(cpufreq|devfreq|idle)-.*")
+"""Types of cooling devices that slow something down: alerts of a Jetson (`cpu-throttle-alert`, `hot-surface-alert`),
+and what Linux does on other boards, `cpufreq-cpu0` or in older kernels `thermal-cpufreq-0`. A fan is no throttle."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +43,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Slowest and fastest CPU now; on a Raspberry Pi as its firmware measures, for the kernel's figure leaves
     throttling out."""
     temperature_c: float | None
-    """Of the hottest thermal zone."""
+    """Of the CPU by its own sensor, or of the hottest thermal zone."""
     throttle_events: int | None
     """Times since boot that clocks were slowed for heat or want of power."""
     power_mode: str | None = None
@@ -48,6 +56,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Of a Raspberry Pi."""
     power_peaks: int | None = None
     """Times since boot that a Jetson halved its clocks for about a millisecond because of a peak of power."""
+    cpu_quota: float | None = None
+    """CPUs' worth of time that the control group of this process may use; null where it is not limited."""
+    quota_waits: int | None = None
+    """Periods so far in which the group had used that up and had to wait."""
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,11 +88,15 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
     """The state of this machine now; files and tools are looked for below `root`."""
     cpus, thermal = root / "sys/devices/system/cpu", root / "sys/class/thermal"
     governors = {read_text(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {None}
-    temperatures = read_numbers(thermal.glob("thermal_zone*/temp"))
+    zones = (zone for zone in thermal.glob("thermal_zone*") if read_text(zone / "type") != _CONSTANT_ZONE)
+    sensors = (chip for chip in (root / "sys/class/hwmon").glob("hwmon*") if read_text(chip / "name") in _CPU_SENSORS)
+    temperatures = read_numbers(path for chip in sensors for path in chip.glob("temp*_input"))
+    temperatures = temperatures or read_numbers(zone / "temp" for zone in zones)
     gpu = read_numbers(path for name in _GPUS for path in (root / "sys/class/devfreq").glob(f"{name}/cur_freq"))
     mode = re.search(r"NV Power Mode: *(\S+)", ask_tool(root, "nvpmodel", "-q") or "")
     flags, since_boot = _throttle_flags(root)
-    throttles = read_numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+    quota = cpu_quota(root)
+    throttles = read_numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")) + _package_throttles(cpus)
     # OC1 is under-voltage, OC2 average over-current. OC3, the momentary peak, is a thing of every second in a Jetson's
     # strongest mode and costs well below 1 % of the time: worth a word, not a verdict.
     throttles += read_numbers((root / "sys/class/hwmon").glob("hwmon*/oc[12]_event_cnt"))
@@ -96,7 +112,18 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
         throttle_flags=flags,
         throttle_flags_since_boot=since_boot,
         power_peaks=int(sum(peaks)) if peaks else None,
+        cpu_quota=quota.cpus,
+        quota_waits=quota.waits,
     )
+
+
+def _package_throttles(cpus: Path) -> list[float]:
+    """For each package its events, which every CPU of it counts."""
+    packages: dict[str | None, list[float]] = {}
+    for cpu in cpus.glob("cpu[0-9]*"):
+        package = read_text(cpu / "topology/physical_package_id")
+        packages.setdefault(package, []).extend(read_numbers([cpu / "thermal_throttle/package_throttle_count"]))
+    return [max(counts) for counts in packages.values() if counts]
 
 
 def _frequency_mhz(root: Path) -> tuple[float, float] | None:
@@ -115,9 +142,10 @@ def _pi_number(root: Path, *question: str) -> float | None:
 
 def _throttle_flags(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """What holds the clocks down now, and what did since boot."""
-    answer = re.search(r"throttled=(0x[0-9a-fA-F]+)", ask_tool(root, "vcgencmd", "get_throttled") or "")
-    if answer:
-        bits = int(answer[1], 16)
+    answer = re.search(r"throttled=0x([0-9a-fA-F]+)", ask_tool(root, "vcgencmd", "get_throttled") or "")
+    told = answer[1] if answer else _firmware_bits(root)
+    if told:
+        bits = int(told, 16)
         now, since = (
             tuple(name for bit, name in enumerate(_PI_LIMITS) if bits >> shift & 1 << bit) for shift in (0, 16)
         )
@@ -125,9 +153,18 @@ def _throttle_flags(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...]
     alerts = {}
     for cooler in sorted((root / "sys/class/thermal").glob("cooling_device*")):
         name = read_text(cooler / "type") or ""
-        if name.endswith("-alert"):  # cpu-throttle-alert, hot-surface-alert; a fan is no throttle
+        if _THROTTLING.fullmatch(name):
             alerts[name] = read_text(cooler / "cur_state") not in {None, "0"}
     return (tuple(name for name, active in alerts.items() if active) if alerts else None), None
+
+
+def _firmware_bits(root: Path) -> str | None:
+    """What the kernel passes on of a Raspberry Pi's firmware, hexadecimal; its folder depends on the model."""
+    for path in (root / "sys/devices/platform").glob("*/*firmware/get_throttled"):
+        text = read_text(path) or ""
+        if re.fullmatch(r"[0-9a-fA-F]+", text):
+            return text
+    return None
 
 
 class Watcher:
@@ -146,6 +183,12 @@ class Watcher:
         self.period_s = period_s
         self._start = now()
         self._seen = [(0.0, snapshot(root))]
+        self._timed = 0
+
+    def begin(self) -> None:
+        """Looks because timing begins: what was before makes no latency worthless."""
+        self._seen.append((self._now() - self._start, snapshot(self._root)))
+        self._timed = len(self._seen) - 1
 
     def look(self) -> None:
         """Looks, unless the last look was less than a period ago. Not to be called while anything is timed."""
@@ -174,7 +217,7 @@ class Watcher:
         conditions = Conditions(
             before=states[0], after=states[-1], warnings=_warnings(states, cores_usable), trace=trace
         )
-        return conditions, interruptions(states)
+        return conditions, interruptions(states[self._timed :])
 
 
 def interruptions(states: Sequence[Snapshot]) -> tuple[str, ...]:
@@ -182,7 +225,8 @@ def interruptions(states: Sequence[Snapshot]) -> tuple[str, ...]:
     before, after = states[0], states[-1]
     reasons = []
     limits = {name for state in states for name in state.throttle_flags or ()}
-    limits |= set(after.throttle_flags_since_boot or ()) - set(before.throttle_flags_since_boot or ())
+    since_boot = {name for state in states for name in state.throttle_flags_since_boot or ()}  # a read may clear them
+    limits |= since_boot - set(before.throttle_flags_since_boot or ())
     if limits:
         reasons.append(
             f"the clocks were held down while measuring ({', '.join(sorted(limits))}): "
@@ -193,6 +237,12 @@ def interruptions(states: Sequence[Snapshot]) -> tuple[str, ...]:
         reasons.append(
             f"the clocks were slowed {events} times for heat or want of power while measuring: "
             "cool the device and measure again"
+        )
+    waits = _increase(before.quota_waits, after.quota_waits)
+    if waits:
+        reasons.append(
+            f"the CPU quota of the control group was used up {waits} times while measuring: "
+            "raise it (docker run --cpus, CPUQuota=), or give fewer `--threads`, and measure again"
         )
     for what, values in (
         ("frequency governor", [", ".join(state.governors) for state in states if state.governors]),
@@ -217,6 +267,11 @@ def _warnings(states: Sequence[Snapshot], cores_usable: int) -> tuple[str, ...]:
     slow = sorted(set(before.governors or ()) - {"performance"})
     if slow:
         warnings.append(f"the frequency governor is {', '.join(slow)}: clocks may have changed while timing")
+    if before.cpu_quota is not None and before.cpu_quota < cores_usable:
+        warnings.append(
+            f"the control group has a quota of {before.cpu_quota:g} CPUs and sees {cores_usable}: "
+            "more threads than that wait for each other"
+        )
     peaks = _increase(before.power_peaks, states[-1].power_peaks)
     if peaks:
         warnings.append(f"peaks of power halved the clocks {peaks} times, for about a millisecond each")

@@ -177,8 +177,8 @@ def _check_options(
         raise InputError(f"{threads} threads cannot run anything: give at least 1")
     if cores is not None and len(cores) != threads:
         raise InputError(
-            f"{threads} threads do not fit CPU {', '.join(map(str, cores))}: give `--cores` one CPU for each thread, or "
-            "leave out `--threads`"
+            f"{threads} threads do not fit CPU {', '.join(map(str, cores))}: give `--cores` one CPU for each thread, "
+            "or leave out `--threads`"
         )
     if not output.resolve().parent.is_dir():
         raise InputError(f"the folder of {output} does not exist: create it or choose another `-o`")
@@ -218,6 +218,7 @@ class _LatencyBench:
             Variant(subject.name, Path(subject.bundle.path), subject.bundle.sha256, crop)
             for subject, crop in zip(self._subjects, crops, strict=True)
         ]
+        watcher.begin()
         with progress.stage("Measuring latency", self.profile.launches * rounds(self.profile)) as advance:
 
             def after_round(steps: int) -> None:

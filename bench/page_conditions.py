@@ -62,7 +62,7 @@ def _pair(value: float | None) -> tuple[float, float] | None:
 
 _TRACE_NOTE = "Seen between turns, at most twice a second: never while anything was timed."
 _TRACES: dict[tuple[str, str], Callable[[Moment], tuple[float, float] | None]] = {
-    ("Temperature of the hottest zone", "°C"): lambda moment: _pair(moment.temperature_c),
+    ("Temperature", "°C"): lambda moment: _pair(moment.temperature_c),
     ("Frequency of the CPUs, slowest to fastest", "MHz"): lambda moment: moment.frequency_mhz,
     ("Frequency of the GPU", "MHz"): lambda moment: _pair(moment.gpu_frequency_mhz),
 }
@@ -77,6 +77,7 @@ _STATES: dict[str, Callable[[Snapshot], str]] = {
     "governors": lambda state: ", ".join(state.governors or ()) or UNKNOWN,
     "power mode": lambda state: state.power_mode or UNKNOWN,
     "load average": lambda state: number(state.load_average),
+    "CPU quota": lambda state: number(state.cpu_quota),
     "slowed since boot": lambda state: number(state.throttle_events, ".0f"),
 }
 

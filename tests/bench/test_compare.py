@@ -238,7 +238,9 @@ def test_csv_has_a_row_a_variant_and_no_formulas():
     report = reports.report()
     report = replace(report, runs=(report.runs[0], replace(report.runs[1], name="=1+1")))
     head, *rows = csv_text(compare([measured(report)])).splitlines()
-    assert head.startswith("report,name,role,valid,device,engine,threads,gpu,pinned_cores,power_mode,input_shape,profile,sha256,")
+    assert head.startswith(
+        "report,name,role,valid,device,engine,threads,gpu,pinned_cores,power_mode,input_shape,profile,sha256,"
+    )
     assert [row.split(",")[1] for row in rows] == ["fp32", "'=1+1"]
     assert "drop_pp,ci95_pp_low,ci95_pp_high" in head
 
