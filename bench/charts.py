@@ -67,6 +67,8 @@ class Point(NamedTuple):
     y: float
     x_ends: tuple[float, float] | None
     y_ends: tuple[float, float] | None
+    valid: bool = True
+    """Whether the line may join it."""
 
 
 class Band(NamedTuple):
@@ -111,7 +113,7 @@ def scatter_chart(title: str, description: str, x_unit: str, y_unit: str, points
 
     drawn = _axes(x, x_ticks, y, y_ticks, f"{x_unit} → {y_unit} ↑")
     for group in sorted({point.group for point in points}):
-        front = _front([point for point in points if point.group == group])
+        front = _front([point for point in points if point.group == group and point.valid])
         path = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in front)
         drawn.append(element("polyline", points=path, class_=f"front {_colour(group)}"))
     for number, point in enumerate(points, 1):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from edgecls.bench.compare import Comparison
+from edgecls.bench.gate_result import GateResult, Limits
 from edgecls.bench.markup import Element, element, html_text, items
 from edgecls.bench.measured import Measured
 from edgecls.bench.page_parts import View
@@ -26,6 +27,8 @@ _CONCLUSIONS = {
     None: ("VALID", "good"),
 }
 """By the worst verdict of a gate, None where none has judged: words and colour."""
+_IN_PART = ("PASS IN PART", "unsure")
+"""For a pass that leaves out something that the page shows."""
 _WORST_FIRST = ("invalid", "fail", "inconclusive", None, "pass")
 
 
@@ -78,18 +81,22 @@ def _banner(view: View) -> Element:
     comparison = view.comparison
     verdicts = ["invalid" if not report.valid else report.gate for report in comparison.reports]
     words, kind = _CONCLUSIONS[min(verdicts, key=_WORST_FIRST.index)]
+    unjudged = [line for item in view.measured if item.report.gate for line in _unjudged(view, item, item.report.gate)]
+    if words == "PASS" and unjudged:
+        words, kind = _IN_PART
     many = len(comparison.reports), len(comparison.variants)
     lines = []
     for item in view.measured:
         if (gate := item.report.gate) is not None:
             baseline = f", compared with {gate.baseline}" if gate.baseline else ""
-            lines.append(f"{item.name}: the gate says {gate.verdict}{baseline}")
+            lines.append(f"{item.name}: the gate says {gate.verdict}{baseline}; its limits: {_limits(gate.limits)}")
             lines += [f"{view.label(item, run.name)}: {message}" for run in gate.runs for message in run.messages]
+    lines += unjudged
     lines += [f"{report.name}: {reason}" for report in comparison.reports for reason in report.reasons]
     if None in verdicts:
-        unjudged = [report.name for report in comparison.reports if report.gate is None]
+        without = [report.name for report in comparison.reports if report.gate is None]
         lines.append(
-            f"No gate has judged {', '.join(unjudged)}: valid means that the measurement holds, not that it is good."
+            f"No gate has judged {', '.join(without)}: valid means that the measurement holds, not that it is good."
         )
     if any(item.differences for item in comparison.contrasts):
         fields = {
@@ -103,6 +110,34 @@ def _banner(view: View) -> Element:
         items(lines),
         class_=f"banner {kind}",
     )
+
+
+def _limits(limits: Limits) -> str:
+    """What a gate was asked."""
+    texts = [f"drop of top-1 {limits.max_drop}"] if limits.max_drop else []
+    texts += [f"drop of {item.label} {item.margin}" for item in limits.critical_classes]
+    texts += [f"latency ratio {limits.max_latency_ratio:g}"] if limits.max_latency_ratio else []
+    texts += [f"peak memory {limits.max_rss_bytes / 1e6:g} MB"] if limits.max_rss_bytes else []
+    texts += [f"first answer {limits.max_cold_start_ms:g} ms"] if limits.max_cold_start_ms else []
+    return ", ".join(texts)
+
+
+def _unjudged(view: View, item: Measured, gate: GateResult) -> list[str]:
+    """What a report shows and its gate did not judge."""
+    if gate.verdict == "invalid":
+        return []
+    limits, candidates = gate.limits, [run for run in item.report.runs if run.role != "reference"]
+    left = [view.label(item, run.name) for run in candidates if run.name not in {judged.name for judged in gate.runs}]
+    shown: dict[str, tuple[object, Sequence[object]]] = {
+        "the drop of top-1": (limits.max_drop, [run.accuracy and run.accuracy.drop_pp for run in candidates]),
+        "latency": (limits.max_latency_ratio, [run.latency for run in candidates]),
+        "peak memory": (limits.max_rss_bytes, [run.memory for run in candidates]),
+        "the first answer": (limits.max_cold_start_ms, [run.coldstart for run in candidates]),
+    }
+    left += [
+        what for what, (limit, found) in shown.items() if limit is None and any(value is not None for value in found)
+    ]
+    return [f"{item.name}: not judged: {', '.join(left)}"] if left else []
 
 
 def _plural(count: int, noun: str) -> str:

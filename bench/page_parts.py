@@ -20,8 +20,13 @@ class View(NamedTuple):
     measured: Sequence[Measured]
 
     def label(self, item: Measured, run: str) -> str:
-        """A run's name, with its report's where there are several."""
-        return run if len(self.measured) == 1 else f"{run} · {item.name}"
+        """A run's name, with its report's where there are several, marked where the run or its report is not valid."""
+        name = run if len(self.measured) == 1 else f"{run} · {item.name}"
+        return f"{name} (not valid)" if (item.name, run) in self._invalid else name
+
+    @property
+    def _invalid(self) -> set[tuple[str, str]]:
+        return {(variant.report, variant.name) for variant in self.comparison.variants if not variant.valid}
 
     def runs(self) -> Iterator[tuple[int, Measured, int, Run]]:
         """Every run with its report, each with its number."""

@@ -48,13 +48,14 @@ def _trade(view: View) -> list[Content]:
                         100 * variant.top1,
                         variant.p50_ci95_ms,
                         ends,
+                        variant.valid,
                     )
                 )
     if not points:
         return []
     note = (
         "Up and left is better. Bars are 95 % intervals: of the latency over launches, of top-1 over pictures. The "
-        "dashed line joins what no variant of the same report beats on both."
+        "dashed line joins what no variant of the same report beats on both; what is not valid stands outside it."
     )
     legend = [element("li", f"{point.label}: {point.text}") for point in points]
     chart = scatter_chart("Accuracy and latency", note, "median latency, ms", "top-1, %", points)

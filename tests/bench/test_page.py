@@ -16,13 +16,14 @@ import reports
 from edgecls.bench.charts import COLOURS, Band, Row, bands_chart, rows_chart
 from edgecls.bench.compare import compare
 from edgecls.bench.gate import judge
-from edgecls.bench.gate_result import GateResult, Limits, Margin
+from edgecls.bench.gate_result import GateResult, Limits, Margin, RunVerdict
 from edgecls.bench.measured import open_measured
 from edgecls.bench.page import page, write_page
 from edgecls.bench.page_style import DARK, LIGHT, SCRIPT, STRONGEST_HEAT, STYLE
 from edgecls.bench.report import write_report
 
 replace = msgspec.structs.replace
+EVERYTHING = Limits(max_drop=Margin(1.0), max_latency_ratio=1.1, max_rss_bytes=200_000_000, max_cold_start_ms=2000)
 HOSTILE = "</script><script>alert(1)</script><img src=http://x onerror=alert(1)>\u202e\"'&amp;"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -220,7 +221,8 @@ def test_a_report_of_little_leaves_sections_out(single):
     ],
 )
 def test_the_banner_tells_the_verdict_in_words(single, verdict, words, kind):
-    gate = verdict and GateResult(verdict=verdict, limits=Limits(max_drop=Margin(1.0)), runs=(), reasons=())
+    judged = RunVerdict(name="int8", verdict="pass", against="fp32", checks=())
+    gate = verdict and GateResult(verdict=verdict, limits=EVERYTHING, runs=(judged,), reasons=())
     text = single(replace(reports.report(), gate=gate))
     assert f'<div class="banner {kind}"><strong>{words}</strong>' in text
     assert ("No gate has judged alone" in text) == (verdict is None)
@@ -232,6 +234,36 @@ def test_the_banner_tells_what_the_gate_says_of_each_run(single):
     text = single(replace(report, gate=gate))
     assert '<div class="banner bad"><strong>FAIL</strong>' in text
     assert "<li>int8: peak memory 60.0 MB: over the limit of 59 MB</li>" in text
+
+
+def test_a_pass_of_one_limit_is_no_pass_of_the_page(single):
+    report = reports.report()
+    text = single(replace(report, gate=judge(report, Limits(max_rss_bytes=200_000_000))))
+    assert '<div class="banner unsure"><strong>PASS IN PART</strong>' in text
+    assert "<li>alone: the gate says pass; its limits: peak memory 200 MB</li>" in text
+    assert "<li>alone: not judged: the drop of top-1, latency, the first answer</li>" in text
+
+
+def test_a_pass_of_one_variant_is_no_pass_of_the_page(single):
+    report = reports.report()
+    report = replace(report, runs=(*report.runs, replace(report.runs[1], name="fp16")))
+    gate = judge(report, replace(EVERYTHING, max_drop=Margin(5.0)), variant="int8")
+    text = single(replace(report, gate=gate))
+    assert '<div class="banner unsure"><strong>PASS IN PART</strong>' in text
+    limits = "drop of top-1 5pp, latency ratio 1.1, peak memory 200 MB, first answer 2000 ms"
+    assert f"<li>alone: the gate says pass; its limits: {limits}</li>" in text
+    assert "<li>alone: not judged: fp16</li>" in text
+
+
+def test_what_is_not_valid_is_marked_in_charts_and_stands_outside_the_front(single):
+    report = reports.report()
+    best = replace(report.runs[1], name="odd", valid=False, reasons=("it fell back",), accuracy=reports.accuracy(3))
+    text = single(replace(report, valid=False, runs=(*report.runs, best)))
+    front = re.search(r'<polyline points="([^"]*)" class="front', text)[1]
+    assert len(front.split()) == 2  # INT8 and the reference, both beaten by what is not valid
+    for title in ("odd (not valid): -2.00 [-3.50, -0.50] pp", "odd (not valid): 4.00 [3.60, 4.40] ms, 97.00"):
+        assert f"<title>{title}" in text
+    assert "<title>int8: +2.00" in text
 
 
 @pytest.mark.parametrize("looks", [2, 239, 241, 5000])
