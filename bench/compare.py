@@ -15,6 +15,7 @@ from edgecls.bench.device import Device
 from edgecls.bench.measured import Measured
 from edgecls.bench.report import Interval, Latency, Report, Run
 from edgecls.bench.statistics import confidence_interval, student_t_quantile
+from edgecls.bench.throughput import Throughput
 from edgecls.runtime.bundle import Precision
 
 SCHEMA = "edgecls.comparison/1"
@@ -76,6 +77,10 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     coldstart_ms: float | None
     """From the start of the process to the first answer."""
     peak_rss_bytes: int | None
+    mj_per_inference: float | None = None
+    energy_scope: str | None = None
+    """What the meter is and covers: `RAPL, package-0`."""
+    throughput: Throughput | None = None
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -217,6 +222,9 @@ def _variant(measured: Measured, run: Run) -> Variant:
         ratio_ci95=latency.ratio_ci95 if latency else None,
         coldstart_ms=start.total_ms if start else None,
         peak_rss_bytes=run.memory.peak_rss_bytes if run.memory else None,
+        mj_per_inference=run.energy.mj_per_inference if run.energy else None,
+        energy_scope=f"{run.energy.source}, {run.energy.scope}" if run.energy else None,
+        throughput=run.throughput,
     )
 
 

@@ -1,4 +1,4 @@
-"""The sections of the page on time: launches, stages, cold start."""
+"""The sections of the page on time and energy: launches, stages, cold start, throughput, energy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecls.bench.charts import Row
-from edgecls.bench.markup import Content
-from edgecls.bench.page_parts import View, rows_figure
+from edgecls.bench.comparison_table import Cell, Table, millijoules, milliseconds, throughput_table
+from edgecls.bench.markup import Content, element, items
+from edgecls.bench.page_parts import View, rows_figure, table_element
 
 
 def launches(view: View) -> list[Content]:
@@ -30,9 +31,9 @@ def launches(view: View) -> list[Content]:
 
 def _launch(label: str, group: int, p50_ms: float, samples: NDArray[np.float64] | None) -> Row:
     if samples is None:
-        return Row(label, f"{p50_ms:.2f} ms", group, p50_ms)
-    p5, p25, p50, p75, p95 = np.quantile(samples, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
-    return Row(label, f"{p5:.2f} | {p25:.2f} | {p50:.2f} | {p75:.2f} | {p95:.2f} ms", group, p50, p5, p95, (p25, p75))
+        return Row(label, f"{milliseconds(p50_ms)} ms", group, p50_ms)
+    spread = p5, p25, p50, p75, p95 = np.quantile(samples, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
+    return Row(label, f"{' | '.join(map(milliseconds, spread))} ms", group, p50, p5, p95, (p25, p75))
 
 
 def stages(view: View) -> list[Content]:
@@ -44,7 +45,9 @@ def stages(view: View) -> list[Content]:
         for run in item.report.runs:
             if run.latency is not None and (stages := run.latency.stages) is not None:
                 parts = (stages.decode_ms, stages.preprocess_ms, stages.model_ms, stages.top_k_ms)
-                rows.append(_stacked(run.name, group, parts, f"; in all {stages.total_ms:.1f} ms"))
+                rows.append(
+                    _stacked(run.name, group, parts, f"; in all {milliseconds(stages.total_ms, decimals=1)} ms")
+                )
         names = ("decode", "preprocess", "model", "top-k")
         content += rows_figure(f"Picture file to answer, {item.name}", "ms", rows, note, names)
     return content
@@ -66,4 +69,42 @@ def cold_start(view: View) -> list[Content]:
 
 
 def _stacked(label: str, group: int, parts: tuple[float, ...], total: str) -> Row:
-    return Row(label, " + ".join(f"{part:.1f}" for part in parts) + total, group, parts=parts)
+    return Row(label, " + ".join(milliseconds(part, decimals=1) for part in parts) + total, group, parts=parts)
+
+
+def throughput(view: View) -> list[Content]:
+    """Pictures a second where they wait in batches."""
+    table = throughput_table(view.comparison)
+    failed = [
+        f"{view.label(item, run.name)}: {run.throughput.error}"
+        for _, item, _, run in view.runs()
+        if run.throughput is not None and run.throughput.error
+    ]
+    content: list[Content] = []
+    if table is not None:
+        note = "Ready crops to logits, batches one after another in one process, medians over turns."
+        content += [element("p", note, class_="note"), table_element(table, "Pictures a second")]
+    return [*content, items(failed)] if content or failed else []
+
+
+def energy(view: View) -> list[Content]:
+    """What an inference draws, idle power of what the meter covers included."""
+    rows, missing = [], []
+    for _, item, _, run in view.runs():
+        if (drawn := run.energy) is not None:
+            rows.append(
+                (
+                    *(Cell(view.label(item, run.name)), Cell(f"{drawn.source}, {drawn.scope}")),
+                    Cell(millijoules(drawn.mj_per_inference), drawn.mj_per_inference),
+                    *(Cell(f"{drawn.mean_w:.2f}", drawn.mean_w), Cell(str(drawn.inferences), drawn.inferences)),
+                    Cell(f"{drawn.seconds:.1f}", drawn.seconds),
+                )
+            )
+        elif run.energy_unavailable:
+            missing.append(f"{view.label(item, run.name)}: {run.energy_unavailable}")
+    content: list[Content] = []
+    if rows:
+        head = ("variant", "energy of", "mJ per inference", "mean W", "inferences", "seconds")
+        note = "Batch 1, in a pass of its own. What the meter covers draws power when idle too."
+        content += [element("p", note, class_="note"), table_element(Table(head, tuple(rows), texts=2), "Energy")]
+    return [*content, items(missing)] if content or missing else []

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgecls.bench.charts import Point, scatter_chart
-from edgecls.bench.comparison_table import contrast_table, estimate, variant_table
+from edgecls.bench.comparison_table import contrast_table, estimate, milliseconds, variant_table
 from edgecls.bench.markup import Content, element
 from edgecls.bench.page_accuracy import classes, confusion, drops
 from edgecls.bench.page_conditions import conditions, raw_reports, states
-from edgecls.bench.page_latency import cold_start, launches, stages
+from edgecls.bench.page_latency import cold_start, energy, launches, stages, throughput
 from edgecls.bench.page_parts import View, scroll, table_element
 
 
@@ -38,7 +38,7 @@ def _trade(view: View) -> list[Content]:
         for variant in view.comparison.variants:
             if variant.report == item.name and variant.top1 is not None and variant.p50_ms is not None:
                 ends = variant.top1_ci95 and (100 * variant.top1_ci95[0], 100 * variant.top1_ci95[1])
-                text = f"{estimate(variant.p50_ms, variant.p50_ci95_ms)} ms, {estimate(100 * variant.top1, ends)} %"
+                text = f"{milliseconds(variant.p50_ms, variant.p50_ci95_ms)} ms, {estimate(100 * variant.top1, ends)} %"
                 points.append(
                     Point(
                         view.label(item, variant.name),
@@ -73,6 +73,8 @@ SECTIONS: dict[str, Callable[[View], list[Content]]] = {
     "Latency by launch": launches,
     "Stages": stages,
     "Cold start": cold_start,
+    "Throughput": throughput,
+    "Energy": energy,
     "Temperature and frequency": states,
     "Drop by class": classes,
     "Confusion": confusion,

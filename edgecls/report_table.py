@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgecls.bench.comparison_table import latency_ratio_text, millijoules, milliseconds
 from edgecls.console import size_text, table_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def report_table(report: Report, gate: GateResult | None = None) -> str:
     if any(run.energy for run in report.runs):
         head.append("mJ/inference")
         for row, run in zip(rows, report.runs, strict=True):
-            row.append(f"{run.energy.mj_per_inference:.1f}" if run.energy else _UNKNOWN)
+            row.append(millijoules(run.energy.mj_per_inference) if run.energy else _UNKNOWN)
     if verdicts:
         head.append("verdict")
         rows = [[*row, verdicts.get(run.name, run.role)] for row, run in zip(rows, report.runs, strict=True)]
@@ -59,9 +60,9 @@ def _cells(run: Run) -> list[str]:
     elif run.accuracy is not None and run.accuracy.drop_pp is not None:
         drop = f"{run.accuracy.drop_pp:+.2f}{interval_text(run.accuracy.ci95_pp, '+.2f')}"
     if run.latency is not None:
-        p50 = f"{run.latency.p50_ms:.2f}"
+        p50 = milliseconds(run.latency.p50_ms)
         if run.role != "reference" and run.latency.ratio is not None:
-            ratio = f"{run.latency.ratio:.2f}{interval_text(run.latency.ratio_ci95, '.2f')}"
+            ratio = latency_ratio_text(run.latency.ratio, run.latency.ratio_ci95)
     return [run.name, size_text(run.artifact.size_bytes), top1, drop, p50, ratio]
 
 

@@ -64,10 +64,12 @@ def command(
 
 
 def _text(comparison: Comparison) -> str:
-    from edgecls.bench.comparison_table import contrast_table, variant_table
+    from edgecls.bench.comparison_table import contrast_table, throughput_table, variant_table
 
     devices = [f"{report.name}: {report.device}" for report in comparison.reports]
     parts = ["\n".join(devices), _narrow(variant_table(comparison))]
+    if (speeds := throughput_table(comparison)) is not None:
+        parts.append(f"pictures a second\n{_narrow(speeds)}")
     if comparison.contrasts:
         parts.append(_narrow(contrast_table(comparison)))
     notes = [f"not valid: {report.name}: {reason}" for report in comparison.reports for reason in report.reasons]

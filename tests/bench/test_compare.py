@@ -10,10 +10,12 @@ import reports
 from scipy import stats
 
 from edgecls.bench.compare import compare
-from edgecls.bench.comparison_table import csv_text, markdown
+from edgecls.bench.comparison_table import csv_text, markdown, throughput_table, variant_table
+from edgecls.bench.energy import Energy
 from edgecls.bench.measured import Measured, open_measured, visible
 from edgecls.bench.report import predictions_path, samples_path, write_report
 from edgecls.bench.statistics import confidence_interval
+from edgecls.bench.throughput import BatchThroughput, Throughput
 from edgecls.runtime.errors import InputError
 
 replace = msgspec.structs.replace
@@ -243,6 +245,56 @@ def test_csv_has_a_row_a_variant_and_no_formulas():
     )
     assert [row.split(",")[1] for row in rows] == ["fp32", "'=1+1"]
     assert "drop_pp,ci95_pp_low,ci95_pp_high" in head
+
+
+def powered(report):
+    """The report with energy and throughput of its second run."""
+    cells = (
+        BatchThroughput(batch=1, threads=1, images=90, images_per_s=30.25),
+        BatchThroughput(batch=8, threads=2, images=900, images_per_s=300.5),
+    )
+    energy = Energy(
+        source="RAPL", scope="package-0", seconds=2.0, inferences=100, joules=0.05, mean_w=0.025, mj_per_inference=0.5
+    )
+    second = replace(report.runs[1], throughput=Throughput(cells=cells, error="it died"), energy=energy)
+    return replace(report, runs=(report.runs[0], second))
+
+
+def test_energy_and_throughput_are_compared():
+    comparison = compare([measured(powered(reports.report()))])
+    table = variant_table(comparison)
+    seldom = [table.head.index(name) for name in ("energy of", "mJ per inference", "best pictures/s")]
+    assert [[row[column].text for column in seldom] for row in table.rows] == [
+        ["-", "-", "-"],
+        ["RAPL, package-0", "0.500", "300.5 (batch 8, 2 threads)"],
+    ]
+    assert table.texts == 6
+    speeds = throughput_table(comparison)
+    assert speeds.head == ("variant", "report", "batch 1, 1 thread", "batch 8, 2 threads")
+    assert [[cell.text for cell in row] for row in speeds.rows] == [["int8", "A", "30.2", "300.5"]]
+    assert "| `int8` | `A` | 30.2 | 300.5 |" in markdown(comparison)
+    assert "| `RAPL, package-0` |" in markdown(comparison)
+    head, reference, candidate = csv_text(comparison).splitlines()
+    fields = "mj_per_inference,energy_scope,best_images_per_s,best_batch,best_threads"
+    assert head.endswith(fields)
+    assert reference.endswith(",,,,,")
+    assert candidate.endswith(',0.5,"RAPL, package-0",300.5,8,2')
+    assert msgspec.json.decode(msgspec.json.encode(comparison), type=type(comparison)) == comparison
+
+
+def test_without_energy_and_throughput_there_are_no_columns():
+    comparison = compare([measured(reports.report())])
+    assert not {"energy of", "mJ per inference", "best pictures/s"} & set(variant_table(comparison).head)
+    assert throughput_table(comparison) is None
+
+
+def test_what_is_very_fast_keeps_three_digits():
+    report = reports.report(speed=0.004)
+    fast = replace(report.runs[1], latency=reports.latency(0.016, 0.0042))
+    comparison = compare([measured(report), measured(replace(report, runs=(report.runs[0], fast)), "B")])
+    text = markdown(comparison)
+    assert "| 0.0160 [0.0144, 0.0176] |" in text
+    assert "| 0.00420 [0.00378, 0.00462] |" in text
 
 
 def test_the_comparison_survives_json():

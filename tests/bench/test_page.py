@@ -15,12 +15,14 @@ import reports
 
 from edgecls.bench.charts import COLOURS, Band, Row, bands_chart, rows_chart
 from edgecls.bench.compare import compare
+from edgecls.bench.energy import Energy
 from edgecls.bench.gate import judge
 from edgecls.bench.gate_result import GateResult, Limits, Margin, RunVerdict
 from edgecls.bench.measured import open_measured
 from edgecls.bench.page import page, write_page
 from edgecls.bench.page_style import DARK, LIGHT, SCRIPT, STRONGEST_HEAT, STYLE
 from edgecls.bench.report import write_report
+from edgecls.bench.throughput import BatchThroughput, Throughput
 
 replace = msgspec.structs.replace
 EVERYTHING = Limits(max_drop=Margin(1.0), max_latency_ratio=1.1, max_rss_bytes=200_000_000, max_cold_start_ms=2000)
@@ -151,7 +153,7 @@ def test_figures_stand_in_plain_tables(full):
     assert '<td class="number" data-value="2.0">+2.00 [+0.50, +3.50]</td>' in full
     assert re.search(r'<td class="number" data-value="1\.(5|49+\d*|50+\d*)">1\.50 \[1\.', full)
     assert ">48.0</td><td>61.5</td>" in full
-    assert "2.0 + 1.0 + 4.0 + 0.1; in all 7.0 ms" in full
+    assert "2.0 + 1.0 + 4.0 + 0.100; in all 7.0 ms" in full
     assert ">2400</td>" in full
     assert re.search(r'>48</td><td class="number" data-value="48\.0">48</td><td class="number" data-value="60\.', full)
 
@@ -253,6 +255,32 @@ def test_a_pass_of_one_variant_is_no_pass_of_the_page(single):
     limits = "drop of top-1 5pp, latency ratio 1.1, peak memory 200 MB, first answer 2000 ms"
     assert f"<li>alone: the gate says pass; its limits: {limits}</li>" in text
     assert "<li>alone: not judged: fp16</li>" in text
+
+
+def test_energy_and_throughput_have_sections(single):
+    report = reports.report()
+    energy = Energy(
+        source="RAPL", scope="package-0", seconds=2.0, inferences=100, joules=1.25, mean_w=0.625, mj_per_inference=12.5
+    )
+    cells = (BatchThroughput(batch=8, threads=2, images=900, images_per_s=300.5),)
+    died = Throughput(cells=cells, error="it died")
+    first = replace(report.runs[0], energy_unavailable="read by root alone", throughput=died)
+    second = replace(report.runs[1], energy=energy, throughput=Throughput(cells=cells, error=None))
+    text = single(replace(report, runs=(first, second)))
+    assert headings(text)[6:8] == ["Throughput", "Energy"]
+    assert '>batch 8, 2 threads</th></tr></thead><tbody><tr><th scope="row">fp32</th><td>alone</td>' in text
+    assert '<td class="number" data-value="300.5">300.5</td>' in text
+    assert '<td>RAPL, package-0</td><td class="number" data-value="12.5">12.5</td>' in text
+    assert "<li>fp32: read by root alone</li>" in text
+    assert "<li>fp32: it died</li>" in text
+
+
+def test_what_is_very_fast_keeps_three_digits(single):
+    report = reports.report()
+    fast = replace(report.runs[1], latency=reports.latency(0.016, 0.004))
+    text = single(replace(report, runs=(report.runs[0], fast)))
+    assert "<title>int8, launch 2: 0.0160 ms</title>" in text
+    assert "2.0 + 1.0 + 0.0160 + 0.100; in all 3.0 ms" in text
 
 
 def test_what_is_not_valid_is_marked_in_charts_and_stands_outside_the_front(single):
