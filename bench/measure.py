@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +133,8 @@ def measure(
     reasons += [f"cannot read {image.path}: {why}" for image, why in unreadable]
     if bench is not None:
         reasons += interruptions
+    predictions = None if answers is None else _content(partial(answers.save, classes=len(labels)))
+    samples = None if bench is None else _content(partial(write_samples, bench.traces))
     report = Report(
         tool=_tool(seed, threads, bench.profile if bench else None),
         valid=not reasons and all(run.valid for run in runs),
@@ -140,14 +144,18 @@ def measure(
         dataset=_dataset(images, len(unreadable), limit),
         reference=None if reference_run is None else Reference(subjects[reference_run].bundle.sha256, reference_run),
         runs=runs,
+        predictions_sha256=None if predictions is None else hashlib.sha256(predictions).hexdigest(),
+        samples_sha256=None if samples is None else hashlib.sha256(samples).hexdigest(),
     )
-    write_report_files(
-        output,
-        report.to_json(),
-        predictions=None if answers is None else partial(answers.save, classes=len(labels)),
-        samples=None if bench is None else partial(write_samples, bench.traces),
-    )
+    write_report_files(output, report.to_json(), predictions, samples)
     return report
+
+
+def _content(write: Callable[[IO[bytes]], None]) -> bytes:
+    """What a file would hold."""
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
 
 
 def _profile(profile: str | Profile) -> Profile:

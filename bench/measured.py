@@ -6,24 +6,27 @@ what follows, become escapes. Its numbers are drawn, so those that no measuremen
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.bench.report import Report, Run, predictions_path, read_report, samples_path
+from edgecls.bench.report import Report, Run, predictions_path, read_report, report_stem, samples_path
 from edgecls.runtime.errors import InputError
 
 _LARGEST = 1e15
 _SHORTEST_MS, _LONGEST_MS = 1e-6, 1e9
 _MAX_MEMBER_BYTES = 2**28
 """Of one array beside a report: 33 million samples of latency."""
+_HASH_CHUNK_BYTES = 1 << 20
+_SAME_RATE = 1e-9
 _JOINERS = "\u200c\u200d"
 """Invisible, but part of how Persian words and many emoji are written."""
 
@@ -84,9 +87,9 @@ def visible(text: str) -> str:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    names = [path.stem for path in paths]
+    names = [report_stem(path) for path in paths]
     if len(set(names)) < len(names):
-        names = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+        names = [f"{path.resolve().parent.name}/{report_stem(path)}" for path in paths]
     return [
         f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
         for index, name in enumerate(names)
@@ -138,16 +141,26 @@ def _impossible(run: Run) -> Iterator[str]:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[_Arrays]:
-    """Opens the arrays beside a report; what is wrong with them is one error."""
+def _beside(path: Path, sha256: str | None) -> Iterator[_Arrays]:
+    """Opens the arrays beside a report that names their digest; what is wrong with them is one error."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield _Arrays(archive)
+        with open(path, "rb") as file:
+            if sha256 is not None and (found := _sha256(file)) != sha256:
+                raise ValueError(f"its sha256 is {found[:12]}..., the report names {sha256[:12]}...")
+            with zipfile.ZipFile(file) as archive:
+                yield _Arrays(archive)
     except (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} is damaged or does not belong to its report ({type(error).__name__}: {error}): "
             "get it again, or move it away to do without it"
         ) from error
+
+
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(_HASH_CHUNK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 class _Arrays:
@@ -168,7 +181,7 @@ class _Arrays:
 def _samples(path: Path, report: Report) -> tuple[tuple[NDArray[np.float64], ...], ...] | None:
     if not path.is_file() or all(run.latency is None for run in report.runs):
         return None
-    with _beside(path) as arrays:
+    with _beside(path, report.samples_sha256) as arrays:
         return tuple(
             tuple(
                 _launch(arrays[f"run{index}_launch{number}_ns"], launch.n)
@@ -188,10 +201,14 @@ def _answered(path: Path, report: Report) -> Answered | None:
     accuracies = [run.accuracy for run in report.runs if run.accuracy is not None]
     if not path.is_file() or len(accuracies) < len(report.runs):
         return None
-    with _beside(path) as arrays:
+    with _beside(path, report.predictions_sha256) as arrays:
         sha256, label = arrays["sha256"], arrays["label"]
         top1 = [arrays[f"run{index}_top"][:, 0] for index in range(len(report.runs))]
         shape = (accuracies[0].n,)
         if sha256.dtype.kind != "U" or any(array.shape != shape for array in (sha256, label, *top1)):
             raise ValueError(f"the answers of {shape[0]} pictures were expected")
-        return Answered(sha256, label, np.stack([(answer == label) & (label >= 0) for answer in top1]))
+        right = np.stack([(answer == label) & (label >= 0) for answer in top1])
+        for accuracy, rate in zip(accuracies, right.mean(axis=1).tolist(), strict=True):
+            if accuracy.top1 is not None and abs(rate - accuracy.top1) > _SAME_RATE:
+                raise ValueError(f"{rate:.2%} of its answers are right, top-1 in the report is {accuracy.top1:.2%}")
+        return Answered(sha256, label, right)

@@ -1,5 +1,6 @@
 """What may be compared, and what the comparison gives."""
 
+import hashlib
 import math
 import zipfile
 
@@ -164,6 +165,45 @@ def test_what_does_not_belong_to_its_report_is_refused(tmp_path):
     np.savez(samples_path(path), **few)
     with pytest.raises(InputError, match=r"a\.samples\.npz.*40 positive samples"):
         open_measured([path])
+
+
+@pytest.mark.parametrize("place", [predictions_path, samples_path])
+def test_a_report_that_was_copied_beside_the_files_of_another_is_refused(tmp_path, place):
+    path = tmp_path / "a.json"
+    reports.write_beside(path, reports.report())
+    field = f"{place(path).suffixes[0][1:]}_sha256"
+    own, other = (hashlib.sha256(content).hexdigest() for content in (place(path).read_bytes(), b"other"))
+    write_report(replace(reports.report(), **{field: own}), path)
+    assert len(open_measured([path])) == 1
+    write_report(replace(reports.report(), **{field: other}), path)
+    with pytest.raises(InputError, match=rf"its sha256 is {own[:12]}\.\.\., the report names {other[:12]}"):
+        open_measured([path])
+
+
+def test_the_answers_beside_a_report_without_digests_must_give_its_top1(tmp_path):
+    path = tmp_path / "a.json"
+    reports.write_beside(path, reports.report())
+    report = reports.report()
+    better = replace(report.runs[1], accuracy=reports.accuracy(1))
+    write_report(replace(report, runs=(report.runs[0], better)), path)
+    with pytest.raises(InputError, match=r"93\.00% of its answers are right, top-1 in the report is 99\.00%"):
+        open_measured([path])
+
+
+def test_reports_whose_names_end_in_numbers_have_files_of_their_own(tmp_path):
+    for name, wrong in (("lite-1.0", 5), ("lite-1.5", 8)):
+        report = reports.report()
+        run = replace(report.runs[0], accuracy=reports.accuracy(wrong))
+        path = tmp_path / name
+        write_report(replace(report, runs=(run,)), path)
+        np.savez(
+            predictions_path(path),
+            sha256=np.array([f"{number:064x}" for number in range(300)]),
+            label=reports.TRUTH,
+            run0_top=reports.answers(wrong)[:, None],
+        )
+    opened = open_measured([tmp_path / "lite-1.0", tmp_path / "lite-1.5"])
+    assert [(item.name, item.answered.right.sum()) for item in opened] == [("lite-1.0", 285), ("lite-1.5", 276)]
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
