@@ -33,7 +33,7 @@ _JOINERS = "\u200c\u200d"
 
 @dataclass(frozen=True)
 class Answered:
-    """Who was right, from `report.predictions.npz`.
+    """Who was right, from `report.predictions.npz`, sorted by class and digest: whatever the pictures are called.
 
     Attributes:
         sha256: Of each picture, `str [images]`.
@@ -211,4 +211,5 @@ def _answered(path: Path, report: Report) -> Answered | None:
         for accuracy, rate in zip(accuracies, right.mean(axis=1).tolist(), strict=True):
             if accuracy.top1 is not None and abs(rate - accuracy.top1) > _SAME_RATE:
                 raise ValueError(f"{rate:.2%} of its answers are right, top-1 in the report is {accuracy.top1:.2%}")
-        return Answered(sha256, label, right)
+        order = np.lexsort((sha256, label))
+        return Answered(sha256[order], label[order], right[:, order])

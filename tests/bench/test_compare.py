@@ -94,10 +94,10 @@ def test_what_differs_forbids_a_ratio_and_is_named(change, field, first, here):
     assert contrast.notes[0] == f"no ratio, for these differ: {field.replace('_', ' ')} ({first} | {here})"
 
 
-def test_an_invalid_report_gives_no_ratio():
+def test_an_invalid_report_gives_neither_ratio_nor_drop():
     contrast = contrast_of(reports.report(), replace(reports.report(), valid=False, reasons=("it was hot",)))
-    assert contrast.ratio is None
-    assert "no ratio: B is not valid" in contrast.notes
+    assert (contrast.ratio, contrast.drop_pp, contrast.ci95_pp) == (None, None, None)
+    assert contrast.notes == ("no ratio: B is not valid", "no drop: B is not valid")
 
 
 def test_what_was_not_measured_gives_neither_ratio_nor_drop():
@@ -111,6 +111,13 @@ def test_other_pictures_give_no_drop():
     contrast = contrast_of(reports.report(), replace(other, dataset=replace(other.dataset, sha256="e")))
     assert contrast.drop_pp is None
     assert contrast.notes == ("no drop: the pictures are not the same",)
+
+
+def test_other_numbers_of_readable_pictures_give_no_drop():
+    other = reports.report()
+    contrast = contrast_of(reports.report(), each_run(other, accuracy=replace(other.runs[1].accuracy, n=299)))
+    assert contrast.drop_pp is None
+    assert contrast.notes == ("no drop: 300 of the pictures could be read in A, 299 in B",)
 
 
 def test_a_variant_of_another_name_is_compared_with_the_first_reference():
@@ -131,6 +138,16 @@ def test_predictions_beside_both_reports_pair_the_drop(tmp_path):
     contrast = compare([first, Measured("b", renamed, None, second.answered)]).contrasts[1]
     low, high = confidence_interval(6, 0, 300)
     assert contrast.drop_pp == pytest.approx(2.0)
+    assert contrast.ci95_pp == pytest.approx((100 * low, 100 * high))
+
+
+def test_the_same_pictures_under_other_names_are_paired(tmp_path):
+    for name in ("a", "b"):
+        reports.write_beside(tmp_path / f"{name}.json", reports.report())
+    with np.load(predictions_path(tmp_path / "b.json")) as arrays:
+        np.savez(predictions_path(tmp_path / "b.json"), **{name: array[::-1] for name, array in arrays.items()})
+    contrast = compare(open_measured([tmp_path / "a.json", tmp_path / "b.json"])).contrasts[1]
+    low, high = confidence_interval(0, 0, 300)
     assert contrast.ci95_pp == pytest.approx((100 * low, 100 * high))
 
 
