@@ -7,6 +7,7 @@ what follows, become escapes. Its numbers are drawn, so those that no measuremen
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,15 +76,18 @@ def open_measured(paths: Sequence[Path]) -> tuple[Measured, ...]:
     """
     return tuple(
         Measured(visible(name), report, _samples(samples_path(path), report), _answered(predictions_path(path), report))
-        for name, path, report in zip(_names(paths), paths, map(_report, paths), strict=True)
+        for name, path, report in zip(_names(paths), paths, map(read_harmless, paths), strict=True)
     )
 
 
 def visible(text: str) -> str:
     """The text with every character that cannot be seen written as its escape."""
-    return "".join(
-        character if character.isprintable() or character in _JOINERS else ascii(character)[1:-1] for character in text
-    )
+    return "".join(character if _is_visible(character) else ascii(character)[1:-1] for character in text)
+
+
+def _is_visible(character: str) -> bool:
+    """Whether it is printed, or is a space of any script: of those `isprintable` takes the one of ASCII alone."""
+    return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -96,7 +100,12 @@ def _names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def _report(path: Path) -> Report:
+def read_harmless(path: Path) -> Report:
+    """Reads a report alone, for what looks at nothing beside it.
+
+    Raises:
+        InputError: It cannot be read, or says what no measurement gives: get it again.
+    """
     document = _harmless(msgspec.to_builtins(read_report(path)), path)
     report = msgspec.convert(document, type=Report)
     for run in report.runs:
@@ -104,6 +113,8 @@ def _report(path: Path) -> Report:
             raise InputError(f"{path}: {what} of {run.name} is nothing that can be measured: get the report again")
     if not report.runs or (report.reference is not None and not 0 <= report.reference.run < len(report.runs)):
         raise InputError(f"{path} lacks the runs that it speaks of: get the report again")
+    if report.valid and (broken := [run.name for run in report.runs if not run.valid]):
+        raise InputError(f"{path} calls itself valid, and its run {broken[0]} is not: get the report again")
     return report
 
 
@@ -126,6 +137,9 @@ def _impossible(run: Run) -> Iterator[str]:
         medians = [latency.p50_ms, *(launch.p50_ms for launch in latency.launches)]
         if not all(_SHORTEST_MS < median < _LONGEST_MS for median in medians):
             yield "the latency"
+        ratios = [latency.ratio, *(launch.ratio for launch in latency.launches)]
+        if not all(ratio is None or ratio > 0 for ratio in ratios):
+            yield "the latency ratio"
         if latency.stages is not None and min(msgspec.structs.astuple(latency.stages)) < 0:
             yield "a stage"
     if run.coldstart is not None and min(msgspec.structs.astuple(run.coldstart)) < 0:

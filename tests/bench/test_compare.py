@@ -252,12 +252,16 @@ def test_numbers_that_no_measurement_gives_are_refused(tmp_path):
     path = tmp_path / "a.json"
     good = reports.report()
     slow = replace(good.runs[0], latency=replace(good.runs[0].latency, p50_ms=0.0))
+    launches = tuple(replace(launch, ratio=0.0) for launch in good.runs[0].latency.launches)
+    no_ratio = replace(good.runs[0], latency=replace(good.runs[0].latency, launches=launches))
     huge = replace(good.dataset, n=10**16)
     for bad in (
         replace(good, runs=(slow,)),
         replace(good, dataset=huge),
         replace(good, runs=()),
         replace(good, reference=replace(good.reference, run=2)),
+        replace(good, runs=(good.runs[0], replace(good.runs[1], valid=False, reasons=("it died",)))),
+        replace(good, runs=(no_ratio,)),
     ):
         write_report(bad, path)
         with pytest.raises(InputError, match="get the report again"):
@@ -266,6 +270,12 @@ def test_numbers_that_no_measurement_gives_are_refused(tmp_path):
 
 def test_what_cannot_be_seen_is_shown():
     assert visible("a\u202eb\x00\n\ud800ü猫\u200d") == "a\\u202eb\\x00\\n\\ud800ü猫\u200d"
+
+
+def test_spaces_of_any_script_are_seen():
+    for text in ("三毛　猫", "chat\u00a0noir"):
+        assert visible(text) == text
+    assert visible("a\u2028b") == "a\\u2028b"
 
 
 def test_markdown_takes_nothing_from_a_report_for_markup(tmp_path):

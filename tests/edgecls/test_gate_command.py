@@ -7,7 +7,7 @@ import pytest
 import reports
 
 from edgecls import cli
-from edgecls.bench.report import ClassAccuracy, read_report
+from edgecls.bench.report import ClassAccuracy, read_report, write_report
 
 replace = msgspec.structs.replace
 
@@ -75,6 +75,40 @@ def test_exit_codes(arguments, code):
 def test_what_cannot_be_judged_is_a_usage_error(arguments, complaint, capfd):
     assert gate(*arguments) == 2
     assert complaint in capfd.readouterr().err
+
+
+def broken(report):
+    """What no measurement wrote, by name."""
+    last = report.runs[1]
+    launches = tuple(replace(launch, ratio=0.0) for launch in last.latency.launches)
+    return {
+        "no such reference": replace(report, reference=replace(report.reference, run=2)),
+        "no runs": replace(report, runs=()),
+        "no time": replace(
+            report, runs=(report.runs[0], replace(last, latency=replace(last.latency, launches=launches)))
+        ),
+        "an invalid run": replace(report, runs=(report.runs[0], replace(last, valid=False, reasons=("it died",)))),
+    }
+
+
+@pytest.mark.parametrize("what", ["no such reference", "no runs", "no time", "an invalid run"])
+def test_a_report_that_nobody_measured_is_refused(what, folder, capsys):
+    write_report(broken(read_report(folder / "new.json"))[what], folder / "new.json")
+    assert gate("--max-drop", "5pp", "--max-latency-ratio", "1.1") == 2
+    assert "get the report again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("label", "asked"), [("三毛　猫", "三毛　猫"), ("caf\u00e9", "cafe\u0301"), ("a\u200bb", "a\u200bb")]
+)
+@pytest.mark.parametrize("baseline", [[], ["--baseline", "old.json"]])
+def test_a_class_is_found_however_its_name_is_written(label, asked, baseline, folder):
+    report = read_report(folder / "new.json")
+    last = report.runs[1]
+    classes = (replace(last.accuracy.per_class[0], label=label), *last.accuracy.per_class[1:])
+    renamed = replace(last, accuracy=replace(last.accuracy, per_class=classes))
+    write_report(replace(report, runs=(report.runs[0], renamed)), folder / "new.json")
+    assert gate("--critical-class", f"{asked}:10pp", *baseline) == 0
 
 
 def test_the_text_names_the_run_once_and_each_limit(capsys):
