@@ -22,7 +22,7 @@ from edgecls.bench.board_job import BoardJob, board_job
 from edgecls.bench.connection import Connection, GoneError, LostConnectionError
 from edgecls.bench.report import Report, predictions_path, report_stem, samples_path, write_report_files
 from edgecls.bench.scratch import scratch_folder
-from edgecls.runtime.atomic_file import refuse_unwritable
+from edgecls.runtime.atomic_file import refuse_overwriting, refuse_unwritable
 from edgecls.runtime.errors import BundleError, EdgeclsError, EngineError, InputError, UnsupportedError
 from edgecls.runtime.progress import Progress, SilentProgress
 
@@ -70,6 +70,7 @@ def measure_on_host(
     """
     output = Path(output)
     refuse_unwritable(output)
+    refuse_overwriting(output, [*bundles, *(file for file in (reference, ssh_config) if file is not None)])
     job = board_job(bundles, data, output, reference, limit, options, progress)
     config = None if ssh_config is None else Path(ssh_config)
     with scratch_folder() as folder:

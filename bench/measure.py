@@ -44,7 +44,7 @@ from edgecls.bench.report import (
 )
 from edgecls.bench.subject import Subject, common_labels, open_subjects, refuse_overlap
 from edgecls.bench.throughput import Throughput, measure_throughput, throughput_steps
-from edgecls.runtime.atomic_file import refuse_unwritable
+from edgecls.runtime.atomic_file import refuse_overwriting, refuse_unwritable
 from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import InputError
@@ -105,6 +105,7 @@ def measure(
     threads = len(cores or ()) or cpu_count() if threads is None else threads
     output, settings = Path(output), _profile(profile)
     _check_options(latency, accuracy, throughput, limit, threads, output)
+    refuse_overwriting(output, [*bundles, *([] if reference is None else [reference])])
     subjects, reference_run = open_subjects(bundles, reference, progress)
     labels = common_labels(subjects)
     images = ImageSet.from_folder(data, labels, tolerant=True)

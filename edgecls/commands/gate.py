@@ -93,6 +93,10 @@ def command(
     from edgecls.bench.measured import open_measured, read_harmless
 
     asked = Limits(**limits)
+    if markdown is not None:
+        from edgecls.runtime.atomic_file import refuse_overwriting
+
+        refuse_overwriting(markdown, filter(None, (report, baseline)))
     if baseline is None:
         result = judge(read_harmless(report), asked, variant=variant, on_inconclusive=on_inconclusive)
     else:

@@ -145,6 +145,14 @@ def test_a_verdict_is_recorded_only_if_asked(folder):
     assert "<strong>FAIL</strong>" in (folder / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["new.json", "old.json"])
+def test_the_summary_does_not_replace_a_report(name, folder, capsys):
+    before = (folder / name).read_bytes()
+    assert gate("--max-drop", "5pp", "--baseline", "old.json", "--markdown", name, "--record") == 2
+    assert f"{name} is read by this command" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before
+
+
 def test_a_project_writes_its_limits_down(folder, capsys):
     (folder / "edgecls.toml").write_text(
         '[gate]\nmax-drop = "5pp"\ncritical-class = ["ant:10pp", "cat:3pp"]\nmax-cold-start = "1s"\n'
