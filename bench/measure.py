@@ -275,9 +275,10 @@ def _latency_pictures(
             continue
         path = images.root / image.path
         try:
-            pixels = [subject.bundle.manifest.preprocess.pixels(path) for subject in subjects]
+            content = path.read_bytes()  # not by its name, which would stand in the reason with all its folders
+            pixels = [subject.bundle.manifest.preprocess.pixels(content) for subject in subjects]
         except (InputError, OSError) as error:
-            skipped.append((image, str(error)))
+            skipped.append((image, getattr(error, "strerror", None) or str(error)))
             continue
         pictures.append(path)
         for own, crop in zip(crops, pixels, strict=True):

@@ -506,6 +506,18 @@ def test_a_board_that_was_throttled_meanwhile_makes_the_report_invalid(
     assert {moment.temperature_c for moment in report.conditions.trace} == {76.8}
 
 
+def test_no_reason_tells_in_which_folders_pictures_lie(
+    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed_by_fakes(monkeypatch)
+    for path in sorted(picture_folder.rglob("*.png"))[1:]:
+        path.write_bytes(path.name.encode())
+    names, output = [put_file(bundles, tmp_path, "net")], tmp_path / "r.json"
+    report = measure(names, picture_folder, profile=SHORT, accuracy=False, threads=1, output=output)
+    assert len(report.reasons) == 29
+    assert str(tmp_path) not in output.read_text()
+
+
 def test_a_process_that_dies_makes_its_run_invalid(
     bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
