@@ -244,21 +244,28 @@ def _contrast(first: Measured, first_run: int, here: Measured, here_run: int) ->
     earlier, later = first.report.runs[first_run], here.report.runs[here_run]
     differences = latency_differences(first.report, earlier, here.report, later)
     ratio = ratio_ci95 = drop_pp = ci95_pp = None
+    unfit = [item.name for item in (first, here) if not item.report.valid]
+    doubt = f"{' and '.join(unfit)} {'is' if len(unfit) == 1 else 'are'} not valid"
     notes = []
     if earlier.latency is None or later.latency is None:
         notes.append("no ratio: latency was not measured in both reports")
     elif differences:
         notes.append("no ratio, for these differ: " + "; ".join(map(str, differences)))
-    elif unfit := [item.name for item in (first, here) if not item.report.valid]:
-        notes.append(f"no ratio: {' and '.join(unfit)} {'is' if len(unfit) == 1 else 'are'} not valid")
+    elif unfit:
+        notes.append(f"no ratio: {doubt}")
     else:
         ratio, ratio_ci95 = latency_ratio(earlier.latency, later.latency)
+    before, after = earlier.accuracy, later.accuracy
     if first.report.dataset.sha256 != here.report.dataset.sha256:
         notes.append("no drop: the pictures are not the same")
-    elif (before := _top1(earlier)) is None or (after := _top1(later)) is None:
+    elif before is None or after is None or before.top1 is None or after.top1 is None:
         notes.append("no drop: top-1 was not measured in both reports")
+    elif unfit:
+        notes.append(f"no drop: {doubt}")
+    elif before.n != after.n:
+        notes.append(f"no drop: {before.n} of the pictures could be read in {first.name}, {after.n} in {here.name}")
     else:
-        drop_pp = 100 * (before - after)
+        drop_pp = 100 * (before.top1 - after.top1)
         ci95_pp = _drop_interval(first, first_run, here, here_run)
         if ci95_pp is None:
             notes.append("no interval of the drop: the same predictions do not lie beside both reports")
@@ -318,6 +325,8 @@ def paired_answers(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
     """Which pictures each of two runs gave their class, `bool [images]`; None unless both answered the same ones."""
     one, other = first.answered, here.answered
-    if one is None or other is None or not np.array_equal(one.sha256, other.sha256):
+    if one is None or other is None:
+        return None
+    if not (np.array_equal(one.sha256, other.sha256) and np.array_equal(one.label, other.label)):
         return None
     return one.right[first_run], other.right[here_run]

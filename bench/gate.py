@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
 from edgecls.bench.gate_result import Check, CriticalClass, GateResult, Limits, Margin, RunVerdict
-from edgecls.bench.measured import Measured
+from edgecls.bench.measured import Measured, visible
 from edgecls.bench.opponent import Opponent, measured_accuracy, opponent_of
 from edgecls.bench.report import ClassAccuracy, Report, Run
 from edgecls.bench.statistics import Verdict, images_needed, lower_bound, non_inferiority, upper_bound
@@ -110,13 +111,19 @@ def _judge_run(run: Run, opponent: Opponent | None, limits: Limits) -> RunVerdic
 
 
 def _judge_class(run: Run, opponent: Opponent, critical: CriticalClass, alpha: float) -> Check:
-    classes = [item for item in measured_accuracy(run).per_class or () if item.label == critical.label and item.n]
+    name = _normal(critical.label)
+    classes = [item for item in measured_accuracy(run).per_class or () if item.n and _normal(item.label) == name]
     if len(classes) != 1:
         raise InputError(
             f"{run.name}: {len(classes) or 'no'} classes with pictures are called {critical.label!r}: "
             "give --critical-class a name of the report's per_class that one class alone has"
         )
     return _judge_drop(run, opponent, critical.margin, classes[0], alpha)
+
+
+def _normal(label: str) -> str:
+    """One spelling of what looks the same."""
+    return visible(unicodedata.normalize("NFC", label))
 
 
 def _judge_drop(run: Run, opponent: Opponent, margin: Margin, label: ClassAccuracy | None, alpha: float) -> Check:

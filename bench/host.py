@@ -12,18 +12,17 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from edgecls.bench import board
 from edgecls.bench.board_job import BoardJob, board_job
 from edgecls.bench.connection import Connection, GoneError, LostConnectionError
-from edgecls.bench.report import Report, predictions_path, samples_path, write_report_files
+from edgecls.bench.report import Report, predictions_path, report_stem, samples_path, write_report_files
 from edgecls.bench.scratch import scratch_folder
-from edgecls.runtime.atomic_file import refuse_unwritable
+from edgecls.runtime.atomic_file import refuse_overwriting, refuse_unwritable
 from edgecls.runtime.errors import BundleError, EdgeclsError, EngineError, InputError, UnsupportedError
 from edgecls.runtime.progress import Progress, SilentProgress
 
@@ -71,6 +70,7 @@ def measure_on_host(
     """
     output = Path(output)
     refuse_unwritable(output)
+    refuse_overwriting(output, [*bundles, *(file for file in (reference, ssh_config) if file is not None)])
     job = board_job(bundles, data, output, reference, limit, options, progress)
     config = None if ssh_config is None else Path(ssh_config)
     with scratch_folder() as folder:
@@ -109,9 +109,9 @@ def measure_on_hosts(
     Returns:
         What was measured, and what failed.
     """
-    measured, errors = [], []
+    measured, errors, stem = [], [], report_stem(output)
     for number, host in enumerate(hosts, 1):
-        place = output if len(hosts) == 1 else output.with_name(f"{output.stem}-{number}{output.suffix}")
+        place = output if len(hosts) == 1 else output.with_name(f"{stem}-{number}{output.name[len(stem) :]}")
         try:
             report = measure_on_host(host, *arguments, output=place, progress=progress, **options)
         except EdgeclsError as error:
@@ -261,14 +261,9 @@ def _accepted(host: str, job: BoardJob, result: dict[str, Any] | None, files: di
     report = msgspec.json.decode(files[output.name], type=Report)
     if report.dataset.sha256 != job.dataset_sha256:
         raise InputError(f"{host} measured other pictures than were sent: its disk is faulty. Try another one.")
-    beside = {place: files.get(place(output).name) for place in (predictions_path, samples_path)}
-    writers = {place: None if data is None else partial(_write, data) for place, data in beside.items()}
-    write_report_files(output, files[output.name], writers[predictions_path], writers[samples_path])
+    predictions, samples = (files.get(place(output).name) for place in (predictions_path, samples_path))
+    write_report_files(output, files[output.name], predictions, samples)
     return report
-
-
-def _write(data: bytes, file: IO[bytes]) -> None:
-    file.write(data)
 
 
 def _failure(host: str, job: BoardJob, result: dict[str, Any]) -> EdgeclsError:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -30,6 +31,9 @@ _LOAD_S = 300
 _ANSWER_S = 120.0
 """Longest wait for an answer, beyond what the command itself is meant to take."""
 _STDERR_TAIL_CHARS = 2000
+_STDERR_TAIL_LINES = 3
+_TRACEBACK = ("Traceback (", '  File "', "    ")
+"""How lines of a traceback begin that tell where, not what."""
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
@@ -177,7 +181,7 @@ class WorkerProcess:
             return msgspec.json.decode(line, type=answer)
         except msgspec.DecodeError:
             self.close(kill=True)
-            told = _error_of(line) or f"it answered {line.strip()!r}"
+            told = _without_home(_error_of(line) or f"it answered {line.strip()!r}")
             raise EngineError(f"the process that times {self._name} failed at '{do}': {told}") from None
 
     def _read_lines(self) -> None:
@@ -188,8 +192,10 @@ class WorkerProcess:
         self._lines.put(None)
 
     def _last_words(self) -> str:
-        text = self._log.read_text(encoding="utf-8", errors="replace").strip()
-        return f"; its last words: {text[-_STDERR_TAIL_CHARS:]}" if text else ""
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_TRACEBACK)]
+        words = _without_home(" ".join(lines[-_STDERR_TAIL_LINES:]))
+        return f"; its last words: {words[-_STDERR_TAIL_CHARS:]}" if words else ""
 
     def close(self, *, kill: bool = False) -> None:
         """Ends the process: by the end of its input, or by force."""
@@ -250,13 +256,21 @@ def load_variant(
         crops=str(crops),
     )
     if loaded.sha256 != variant.sha256:
-        raise EngineError(f"{variant.bundle} was replaced while the measurement ran: measure again")
+        raise EngineError(f"{variant.bundle.name} was replaced while the measurement ran: measure again")
     if loaded.provider_used != loaded.provider_requested:
         raise EngineError(
             f"the engine fell back from {loaded.provider_requested} to {loaded.provider_used}: "
             "the measurement would not be of what was asked for"
         )
     return process, loaded
+
+
+def _without_home(text: str) -> str:
+    """The text with `~` for the home folder, which names the user: messages come to stand in reports."""
+    home = os.path.expanduser("~")
+    for folder in {home, os.path.realpath(home)} - {"/", "~"}:
+        text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "~", text)
+    return text
 
 
 def _error_of(line: str) -> str | None:

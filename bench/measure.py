@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +44,7 @@ from edgecls.bench.report import (
 )
 from edgecls.bench.subject import Subject, common_labels, open_subjects, refuse_overlap
 from edgecls.bench.throughput import Throughput, measure_throughput, throughput_steps
-from edgecls.runtime.atomic_file import refuse_unwritable
+from edgecls.runtime.atomic_file import refuse_overwriting, refuse_unwritable
 from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import InputError
@@ -103,6 +105,7 @@ def measure(
     threads = len(cores or ()) or cpu_count() if threads is None else threads
     output, settings = Path(output), _profile(profile)
     _check_options(latency, accuracy, throughput, limit, threads, cores, output)
+    refuse_overwriting(output, [*bundles, *([] if reference is None else [reference])])
     subjects, reference_run = open_subjects(bundles, reference, progress)
     labels = common_labels(subjects)
     images = ImageSet.from_folder(data, labels, tolerant=True)
@@ -131,6 +134,8 @@ def measure(
     reasons += [f"cannot read {image.path}: {why}" for image, why in unreadable]
     if bench is not None:
         reasons += interruptions
+    predictions = None if answers is None else _content(partial(answers.save, classes=len(labels)))
+    samples = None if bench is None else _content(partial(write_samples, bench.traces))
     report = Report(
         tool=_tool(seed, threads, bench.profile if bench else None),
         valid=not reasons and all(run.valid for run in runs),
@@ -140,14 +145,18 @@ def measure(
         dataset=_dataset(images, len(unreadable), limit),
         reference=None if reference_run is None else Reference(subjects[reference_run].bundle.sha256, reference_run),
         runs=runs,
+        predictions_sha256=None if predictions is None else hashlib.sha256(predictions).hexdigest(),
+        samples_sha256=None if samples is None else hashlib.sha256(samples).hexdigest(),
     )
-    write_report_files(
-        output,
-        report.to_json(),
-        predictions=None if answers is None else partial(answers.save, classes=len(labels)),
-        samples=None if bench is None else partial(write_samples, bench.traces),
-    )
+    write_report_files(output, report.to_json(), predictions, samples)
     return report
+
+
+def _content(write: Callable[[IO[bytes]], None]) -> bytes:
+    """What a file would hold."""
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
 
 
 def _profile(profile: str | Profile) -> Profile:
@@ -278,9 +287,10 @@ def _latency_pictures(
             continue
         path = images.root / image.path
         try:
-            pixels = [subject.bundle.manifest.preprocess.pixels(path) for subject in subjects]
+            content = path.read_bytes()  # not by its name, which would stand in the reason with all its folders
+            pixels = [subject.bundle.manifest.preprocess.pixels(content) for subject in subjects]
         except (InputError, OSError) as error:
-            skipped.append((image, str(error)))
+            skipped.append((image, getattr(error, "strerror", None) or str(error)))
             continue
         pictures.append(path)
         for own, crop in zip(crops, pixels, strict=True):

@@ -6,31 +6,35 @@ what follows, become escapes. Its numbers are drawn, so those that no measuremen
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecls.bench.report import Report, Run, predictions_path, read_report, samples_path
+from edgecls.bench.report import Report, Run, predictions_path, read_report, report_stem, samples_path
 from edgecls.runtime.errors import InputError
 
 _LARGEST = 1e15
 _SHORTEST_MS, _LONGEST_MS = 1e-6, 1e9
 _MAX_MEMBER_BYTES = 2**28
 """Of one array beside a report: 33 million samples of latency."""
+_HASH_CHUNK_BYTES = 1 << 20
+_SAME_RATE = 1e-9
 _JOINERS = "\u200c\u200d"
 """Invisible, but part of how Persian words and many emoji are written."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Who was right, from `report.predictions.npz`.
+    """Who was right, from `report.predictions.npz`, sorted by class and digest: whatever the pictures are called.
 
     Attributes:
         sha256: Of each picture, `str [images]`.
@@ -72,28 +76,36 @@ def open_measured(paths: Sequence[Path]) -> tuple[Measured, ...]:
     """
     return tuple(
         Measured(visible(name), report, _samples(samples_path(path), report), _answered(predictions_path(path), report))
-        for name, path, report in zip(_names(paths), paths, map(_report, paths), strict=True)
+        for name, path, report in zip(_names(paths), paths, map(read_harmless, paths), strict=True)
     )
 
 
 def visible(text: str) -> str:
     """The text with every character that cannot be seen written as its escape."""
-    return "".join(
-        character if character.isprintable() or character in _JOINERS else ascii(character)[1:-1] for character in text
-    )
+    return "".join(character if _is_visible(character) else ascii(character)[1:-1] for character in text)
+
+
+def _is_visible(character: str) -> bool:
+    """Whether it is printed, or is a space of any script: of those `isprintable` takes the one of ASCII alone."""
+    return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    names = [path.stem for path in paths]
+    names = [report_stem(path) for path in paths]
     if len(set(names)) < len(names):
-        names = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+        names = [f"{path.resolve().parent.name}/{report_stem(path)}" for path in paths]
     return [
         f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
         for index, name in enumerate(names)
     ]
 
 
-def _report(path: Path) -> Report:
+def read_harmless(path: Path) -> Report:
+    """Reads a report alone, for what looks at nothing beside it.
+
+    Raises:
+        InputError: It cannot be read, or says what no measurement gives: get it again.
+    """
     document = _harmless(msgspec.to_builtins(read_report(path)), path)
     report = msgspec.convert(document, type=Report)
     for run in report.runs:
@@ -101,6 +113,8 @@ def _report(path: Path) -> Report:
             raise InputError(f"{path}: {what} of {run.name} is nothing that can be measured: get the report again")
     if not report.runs or (report.reference is not None and not 0 <= report.reference.run < len(report.runs)):
         raise InputError(f"{path} lacks the runs that it speaks of: get the report again")
+    if report.valid and (broken := [run.name for run in report.runs if not run.valid]):
+        raise InputError(f"{path} calls itself valid, and its run {broken[0]} is not: get the report again")
     return report
 
 
@@ -123,6 +137,9 @@ def _impossible(run: Run) -> Iterator[str]:
         medians = [latency.p50_ms, *(launch.p50_ms for launch in latency.launches)]
         if not all(_SHORTEST_MS < median < _LONGEST_MS for median in medians):
             yield "the latency"
+        ratios = [latency.ratio, *(launch.ratio for launch in latency.launches)]
+        if not all(ratio is None or ratio > 0 for ratio in ratios):
+            yield "the latency ratio"
         if latency.stages is not None and min(msgspec.structs.astuple(latency.stages)) < 0:
             yield "a stage"
     if run.coldstart is not None and min(msgspec.structs.astuple(run.coldstart)) < 0:
@@ -138,16 +155,26 @@ def _impossible(run: Run) -> Iterator[str]:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[_Arrays]:
-    """Opens the arrays beside a report; what is wrong with them is one error."""
+def _beside(path: Path, sha256: str | None) -> Iterator[_Arrays]:
+    """Opens the arrays beside a report that names their digest; what is wrong with them is one error."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield _Arrays(archive)
+        with open(path, "rb") as file:
+            if sha256 is not None and (found := _sha256(file)) != sha256:
+                raise ValueError(f"its sha256 is {found[:12]}..., the report names {sha256[:12]}...")
+            with zipfile.ZipFile(file) as archive:
+                yield _Arrays(archive)
     except (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} is damaged or does not belong to its report ({type(error).__name__}: {error}): "
             "get it again, or move it away to do without it"
         ) from error
+
+
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(_HASH_CHUNK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 class _Arrays:
@@ -168,7 +195,7 @@ class _Arrays:
 def _samples(path: Path, report: Report) -> tuple[tuple[NDArray[np.float64], ...], ...] | None:
     if not path.is_file() or all(run.latency is None for run in report.runs):
         return None
-    with _beside(path) as arrays:
+    with _beside(path, report.samples_sha256) as arrays:
         return tuple(
             tuple(
                 _launch(arrays[f"run{index}_launch{number}_ns"], launch.n)
@@ -188,10 +215,15 @@ def _answered(path: Path, report: Report) -> Answered | None:
     accuracies = [run.accuracy for run in report.runs if run.accuracy is not None]
     if not path.is_file() or len(accuracies) < len(report.runs):
         return None
-    with _beside(path) as arrays:
+    with _beside(path, report.predictions_sha256) as arrays:
         sha256, label = arrays["sha256"], arrays["label"]
         top1 = [arrays[f"run{index}_top"][:, 0] for index in range(len(report.runs))]
         shape = (accuracies[0].n,)
         if sha256.dtype.kind != "U" or any(array.shape != shape for array in (sha256, label, *top1)):
             raise ValueError(f"the answers of {shape[0]} pictures were expected")
-        return Answered(sha256, label, np.stack([(answer == label) & (label >= 0) for answer in top1]))
+        right = np.stack([(answer == label) & (label >= 0) for answer in top1])
+        for accuracy, rate in zip(accuracies, right.mean(axis=1).tolist(), strict=True):
+            if accuracy.top1 is not None and abs(rate - accuracy.top1) > _SAME_RATE:
+                raise ValueError(f"{rate:.2%} of its answers are right, top-1 in the report is {accuracy.top1:.2%}")
+        order = np.lexsort((sha256, label))
+        return Answered(sha256[order], label[order], right[:, order])

@@ -172,6 +172,12 @@ class _Earlier:
             )
         if not here.labelled:
             raise InputError("no drop against the baseline: the pictures had no labels")
+        for item, run in ((self.baseline, self._before), (self.measured, self._now)):
+            if run.accuracy is None:
+                raise InputError(
+                    f"no drop against the baseline: the accuracy of {run.name} was not measured in {item.name}: "
+                    "measure again without `--no-accuracy`"
+                )
         rights = paired_answers(self.baseline, self.earlier, self.measured, self.index)
         if rights is None:
             raise InputError(

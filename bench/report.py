@@ -7,10 +7,9 @@ null, and no number is ever NaN.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import msgspec
 
@@ -30,9 +29,6 @@ from edgecls.runtime.preprocess import Preprocess
 SCHEMA = "edgecls.report/1"
 """The number grows when a field goes or changes its meaning, and then older reports are converted in `read_report`; new
 fields have a default and leave the number as it is."""
-
-Writer = Callable[[IO[bytes]], object]
-"""Writes what belongs into an open file."""
 
 Interval = tuple[float, float]
 """Lower and upper end."""
@@ -298,6 +294,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=
     dataset: Dataset
     reference: Reference | None
     runs: tuple[Run, ...]
+    predictions_sha256: str | None = None
+    """Of the file beside the report; null where there is none, and in reports older than this field."""
+    samples_sha256: str | None = None
+    """Likewise."""
     gate: GateResult | None = None
 
     @property
@@ -321,7 +321,7 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def write_report_files(
-    path: Path, report: bytes, predictions: Writer | None = None, samples: Writer | None = None
+    path: Path, report: bytes, predictions: bytes | None = None, samples: bytes | None = None
 ) -> None:
     """Writes a report and what stands beside it, all aside before the first takes its name.
 
@@ -330,8 +330,8 @@ def write_report_files(
     Args:
         path: The report's file.
         report: Its JSON.
-        predictions: Writes the answers, where there are any.
-        samples: Writes the latency samples, where there are any.
+        predictions: The answers as `.npz`, where there are any.
+        samples: The latency samples as `.npz`, where there are any.
 
     Raises:
         InputError: A file cannot be written; choose another `-o`.
@@ -339,10 +339,10 @@ def write_report_files(
     beside = {predictions_path(path): predictions, samples_path(path): samples}
     with ExitStack() as stack:
         files = []
-        for place, write in beside.items():
-            if write is not None:
+        for place, content in beside.items():
+            if content is not None:
                 files.append(stack.enter_context(atomic_file(place)))
-                write(files[-1])
+                files[-1].write(content)
         files.append(stack.enter_context(atomic_file(path)))
         files[-1].write(report)
         for file in files:  # a full disk is met before anything is gone
@@ -369,11 +369,16 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         ) from error
 
 
+def report_stem(report: Path) -> str:
+    """The file's name without `.json`; of any other name, such as `lite-1.5`, the whole."""
+    return report.stem if report.suffix == ".json" else report.name
+
+
 def predictions_path(report: Path) -> Path:
     """Where the answers stand: `report.predictions.npz` beside `report.json`."""
-    return report.with_name(f"{report.stem}.predictions.npz")
+    return report.with_name(f"{report_stem(report)}.predictions.npz")
 
 
 def samples_path(report: Path) -> Path:
     """Where the latency samples stand: `report.samples.npz` beside `report.json`."""
-    return report.with_name(f"{report.stem}.samples.npz")
+    return report.with_name(f"{report_stem(report)}.samples.npz")

@@ -138,9 +138,13 @@ def model_options(command: Command) -> Command:
                 "no MODEL: give a torchvision or timm name, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, an .onnx file "
                 "or clip:NAME, or write `model = ...` into edgecls.toml."
             )
-        from edgecls.models import check_zero_shot, open_classifier
+        from edgecls.models import check_zero_shot, model_file, open_classifier
         from edgecls.runtime import Labels
+        from edgecls.runtime.atomic_file import refuse_overwriting
 
+        read = [model_file(model), checkpoint, rest["labels"], rest["classes"], rest.get("plan")]
+        for output in filter(None, (rest.get("output"), rest.get("confusion"))):
+            refuse_overwriting(output, filter(None, read))
         labels, classes = (
             None if file is None else Labels.from_file(file) for file in (rest.pop("labels"), rest.pop("classes"))
         )

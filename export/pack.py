@@ -77,7 +77,7 @@ def assemble(
         artifact=tuple(artifact.files),
         passport=artifact.passport,
         provenance=Provenance(
-            model=classifier.model,
+            model=classifier.public_model,
             checkpoint_sha256=classifier.checkpoint_sha256,
             graph_sha256=graph.digest,
             plan_sha256=plan.digest if plan else None,

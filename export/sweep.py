@@ -153,7 +153,7 @@ def sweep(
         MissingExtraError: A package is missing; the message names the extra.
     """
     output = output.resolve()
-    refuse_unwritable(output)
+    refuse_unwritable(output / "results" if output.is_dir() else output)
     plan = _Plan(grid, data.resolve(), None if calibration is None else calibration.resolve(), limit, output, progress)
     output.mkdir(exist_ok=True)
     try:

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+CLIP = "clip:"
+"""What the name of a zero-shot model begins with."""
+_SUFFIXES = {".py", ".onnx", ".safetensors"}
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A trained image classifier and everything that is known about its input and output."""
@@ -36,3 +41,18 @@ class Classifier:
     rebuilt, …"""
     float32_only: str | None = None
     """Why INT8 and half-precision arithmetic are refused, and what to do instead; None where they are not."""
+
+    @property
+    def public_model(self) -> str:
+        """`model` without the folders of a file, which are nobody's business where a bundle goes: `net.py:make`."""
+        if model_file(self.model) is None:
+            return self.model
+        prefix = CLIP if self.model.startswith(CLIP) else ""
+        return prefix + Path(self.model.removeprefix(CLIP)).name
+
+
+def model_file(model: str) -> Path | None:
+    """The file that MODEL names, alone or as `FILE.py:FACTORY` or `clip:FILE`; None where a library knows it."""
+    place = model.rpartition(":")[0]
+    file = Path(place if place.endswith(".py") else model.removeprefix(CLIP))
+    return file if file.suffix.lower() in _SUFFIXES or file.is_file() else None

@@ -94,7 +94,7 @@ def evaluate(
     if answers.not_finite(0):
         reasons.append(f"{answers.not_finite(0)} pictures gave logits that are not finite numbers")
     return Evaluation(
-        model=classifier.model,
+        model=classifier.public_model,
         checkpoint_sha256=classifier.checkpoint_sha256,
         preprocess=classifier.preprocess,
         dataset_sha256=images.digest,

@@ -99,7 +99,7 @@ class FactoryModel:
             if isinstance(config, Mapping) and {"input_size", "mean", "std", "crop_pct"} <= config.keys():
                 from edgecls.models.timm_zoo import preprocess_from_config
 
-                return preprocess_from_config(config, f"{attribute} of {self._model}")
+                return preprocess_from_config(config, f"{attribute} of {Path(self._model).name}")
         return NOTHING_KNOWN
 
     def build(self, crop_px: int) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgecls.models.classifier import Classifier
+from edgecls.models.classifier import CLIP, Classifier
 from edgecls.models.preprocess_override import NOTHING_KNOWN, PreprocessOverride, resolve_preprocess
 from edgecls.runtime.errors import InputError, MissingExtraError
 from edgecls.runtime.labels import Labels
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PreprocessOverride", "check_zero_shot", "open_classifier"]
 
-_CLIP = "clip:"
 _TEMPLATE = "a photo of a {}"
 _EXTRA = frozenset({"torch", "torchvision", "timm", "onnx", "onnxruntime", "safetensors", "huggingface_hub"})
 
@@ -87,7 +86,7 @@ def check_zero_shot(model: str, classes: Labels | None, templates: tuple[str, ..
         InputError: A `clip:` model has no classes, two that read the same, or labels beside them; another model has
             classes or templates; or a template does not have one place for a class.
     """
-    if not model.startswith(_CLIP):
+    if not model.startswith(CLIP):
         if classes is not None or templates:
             raise InputError(
                 f"--classes and --template are for zero-shot models, clip:NAME, and MODEL is {model}: leave them out. "

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,6 +64,17 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
         raise InputError(
             f"the folder {folder} cannot be written (no permission, or a read-only file system): choose another -o"
         )
+
+
+def refuse_overwriting(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuses an output that would take the place of what it is made from.
+
+    Raises:
+        InputError: `path` is one of `inputs`, by its own name or by links; choose another name.
+    """
+    target = os.path.realpath(path)
+    if any(os.path.realpath(source) == target for source in inputs):
+        raise InputError(f"{path} is read by this command, and its output would replace it: choose another name")
 
 
 class _WatchedFile(io.FileIO):

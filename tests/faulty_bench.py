@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+import io
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from reports import SAMPLES, TRUTH, answers, report
+from reports import SAMPLES, TRUTH, accuracy, answers, report
 
 from edgecls.bench.accuracy import Answers
 from edgecls.bench.latency import LaunchTrace, Trace, write_samples
@@ -29,11 +29,11 @@ def run(folder: Path) -> None:
 
 def write(folder: Path, speed: float) -> None:
     """What a measurement writes; every part of it tells `speed`."""
-    made = report(speed)
+    made, wrong = report(speed), [int(count * speed) for count in (5, 7)]
     seen = Answers(
         images=tuple(ImageFile(f"{number}.png", f"{number:064x}", None, int(TRUTH[number])) for number in range(300)),
         unreadable=(),
-        top=tuple(answers(int(wrong * speed))[:, None].astype(np.int32) for wrong in (5, 7)),
+        top=tuple(answers(count)[:, None].astype(np.int32) for count in wrong),
         kl=None,
         scores=None,
     )
@@ -42,10 +42,10 @@ def write(folder: Path, speed: float) -> None:
         Trace([LaunchTrace(0.0, LOADED, slices=[slices]) for _ in item.latency.launches] if item.latency else [])
         for item in made.runs
     ]
-    made = msgspec.structs.replace(made, reasons=(f"speed {speed}",))
-    write_report_files(
-        folder / "report.json",
-        made.to_json(),
-        predictions=partial(seen.save, classes=len(made.runs)),
-        samples=partial(write_samples, traces),
-    )
+    replace = msgspec.structs.replace
+    runs = tuple(replace(item, accuracy=accuracy(count)) for item, count in zip(made.runs, wrong, strict=True))
+    made = replace(made, reasons=(f"speed {speed}",), runs=runs)
+    predictions, samples = io.BytesIO(), io.BytesIO()
+    seen.save(predictions, classes=len(made.runs))
+    write_samples(traces, samples)
+    write_report_files(folder / "report.json", made.to_json(), predictions.getvalue(), samples.getvalue())

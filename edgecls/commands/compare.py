@@ -47,6 +47,10 @@ def command(
     from edgecls.bench.comparison_table import csv_text, markdown
     from edgecls.bench.measured import open_measured
 
+    if html is not None:
+        from edgecls.runtime.atomic_file import refuse_overwriting
+
+        refuse_overwriting(html, reports)
     measured = open_measured(reports)
     comparison = compare(measured)
     if html is not None:

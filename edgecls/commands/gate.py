@@ -90,12 +90,15 @@ def command(
     """
     from edgecls.bench.gate import judge
     from edgecls.bench.gate_result import Limits
-    from edgecls.bench.measured import open_measured
-    from edgecls.bench.report import read_report
+    from edgecls.bench.measured import open_measured, read_harmless
 
     asked = Limits(**limits)
+    if markdown is not None:
+        from edgecls.runtime.atomic_file import refuse_overwriting
+
+        refuse_overwriting(markdown, filter(None, (report, baseline)))
     if baseline is None:
-        result = judge(read_report(report), asked, variant=variant, on_inconclusive=on_inconclusive)
+        result = judge(read_harmless(report), asked, variant=variant, on_inconclusive=on_inconclusive)
     else:
         earlier, now = open_measured([baseline, report])
         result = judge(now, asked, variant=variant, baseline=earlier, on_inconclusive=on_inconclusive)
@@ -108,7 +111,7 @@ def command(
     if record:
         import msgspec
 
-        from edgecls.bench.report import write_report
+        from edgecls.bench.report import read_report, write_report
 
         write_report(msgspec.structs.replace(read_report(report), gate=result), report)
     console.result(result, _text(result, quiet=console.quiet))

@@ -31,6 +31,10 @@ def command(console: Console, bundle: Path, sensitivity: bool, picture: Path | N
 
     if picture is not None and not sensitivity:
         raise click.UsageError("--picture draws what --sensitivity prints: give both.")
+    if picture is not None:
+        from edgecls.runtime.atomic_file import refuse_overwriting
+
+        refuse_overwriting(picture, [bundle])
     opened = Bundle(bundle)
     for member in opened.manifest.members:
         opened.read(member)

@@ -99,7 +99,9 @@ def command(
     brackets are those of fine-tuning and, behind the semicolon, of --from-scratch.
     """
     from edgecls.extra import needs_extra
+    from edgecls.models import model_file
     from edgecls.models.training_data import TrainingData
+    from edgecls.runtime.atomic_file import refuse_overwriting
     from edgecls.runtime.cpu import cpu_count
 
     given = {name: value for name, value in fields.items() if value is not None}
@@ -112,6 +114,7 @@ def command(
     with console.work() as progress, needs_extra("train", "Training"):
         from edgecls.models.train import input_of, refuse_output, train
 
+        refuse_overwriting(preview or output, filter(None, (model_file(arch), checkpoint)))
         # First what costs nothing: the pictures may take an hour to read.
         preprocess = input_of(arch, override, checkpoint)
         if preview is not None:

@@ -292,6 +292,15 @@ def test_what_cannot_be_compared_with_a_baseline_is_named(
         judge(now, both, baseline=earlier)
 
 
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_baseline_without_accuracy_is_told_as_that(opened: Callable[..., tuple[Measured, ...]], without: int) -> None:
+    made = [reports.report(), reports.report()]
+    made[without] = replace(made[without], runs=tuple(replace(run, accuracy=None) for run in made[without].runs))
+    earlier, now = opened(*made)
+    with pytest.raises(InputError, match=rf"of int8 was not measured in report{without}: .*--no-accuracy"):
+        judge(now, ONE_PP, baseline=earlier)
+
+
 def test_the_summary_for_a_pull_request(make_report: MakeReport) -> None:
     report = changed(make_report(("int8", 2, 1), n=372), warnings=("top-1 flatters | <b>\n@someone",))
     text = gate_markdown(judge(report, Limits(max_drop=Margin(1.0), max_latency_ratio=0.6), on_inconclusive="pass"))

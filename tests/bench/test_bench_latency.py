@@ -129,6 +129,28 @@ def test_a_process_that_never_comes_up_is_an_error(tmp_path: Path) -> None:
         WorkerProcess("x", tmp_path, script("sys.stderr.write('no python here'); sys.exit(4)"))
 
 
+def test_last_words_say_what_happened_and_not_where_somebody_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(EngineError, match=r"last words: RuntimeError: no model in ~/nets, nor ") as caught:
+        WorkerProcess("x", tmp_path, script(f"raise RuntimeError('no model in {tmp_path}/home/nets, nor homeless')"))
+    assert str(tmp_path) not in str(caught.value)
+    body = READY + f"sys.stdin.readline(); print('not {tmp_path}/home', flush=True); time.sleep(600)"
+    with (
+        WorkerProcess("x", tmp_path, script(body)) as worker,
+        pytest.raises(EngineError, match="it answered 'not ~'"),
+    ):
+        worker.ask(Slice, "load")
+
+
+def test_the_lines_before_the_last_words_are_left_out(tmp_path: Path) -> None:
+    said = r"warning 1\nwarning 2\nterminate called after throwing\n  what():  std::bad_alloc\n\ncore dumped"
+    with pytest.raises(EngineError) as caught:
+        WorkerProcess("x", tmp_path, script(f"sys.stderr.write('{said}'); sys.exit(4)"))
+    assert str(caught.value).endswith("last words: terminate called after throwing what():  std::bad_alloc core dumped")
+
+
 def test_a_process_that_hangs_is_ended(tmp_path: Path) -> None:
     with WorkerProcess("x", tmp_path, script(READY + "time.sleep(600)"), answer_s=30) as worker:
         worker._answer_s = 0.1

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,6 +167,9 @@ def test_accuracy_of_a_perfect_reference_and_a_candidate_that_loses_a_class(
     assert 0 < second.kl_mean < second.kl_p99
     assert report.runs[0].latency is None
     assert report.runs[0].artifact.int8_share == 0.25
+    predictions = (tmp_path / second.predictions).read_bytes()
+    assert report.predictions_sha256 == hashlib.sha256(predictions).hexdigest()
+    assert report.samples_sha256 is None
 
 
 def test_the_figures_behind_top1_stand_in_the_report(
@@ -450,7 +455,10 @@ def test_latency_is_reported_with_its_samples(
     assert candidate.coldstart is not None
     assert candidate.coldstart.load_ms > 0
     assert judge(report, Limits(max_latency_ratio=1000)).verdict in {"pass", "inconclusive"}
-    with np.load(tmp_path / candidate.latency.samples, allow_pickle=False) as saved:
+    samples = (tmp_path / candidate.latency.samples).read_bytes()
+    assert report.samples_sha256 == hashlib.sha256(samples).hexdigest()
+    assert report.predictions_sha256 is None
+    with np.load(io.BytesIO(samples), allow_pickle=False) as saved:
         assert len(saved["run1_launch0_ns"]) == candidate.latency.launches[0].n
 
 
@@ -496,6 +504,18 @@ def test_a_board_that_was_throttled_meanwhile_makes_the_report_invalid(
     assert report.runs[0].energy_unavailable == "no meter here"
     assert len(report.conditions.trace) >= 4
     assert {moment.temperature_c for moment in report.conditions.trace} == {76.8}
+
+
+def test_no_reason_tells_in_which_folders_pictures_lie(
+    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed_by_fakes(monkeypatch)
+    for path in sorted(picture_folder.rglob("*.png"))[1:]:
+        path.write_bytes(path.name.encode())
+    names, output = [put_file(bundles, tmp_path, "net")], tmp_path / "r.json"
+    report = measure(names, picture_folder, profile=SHORT, accuracy=False, threads=1, output=output)
+    assert len(report.reasons) == 29
+    assert str(tmp_path) not in output.read_text()
 
 
 def test_a_process_that_dies_makes_its_run_invalid(

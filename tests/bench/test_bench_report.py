@@ -13,7 +13,7 @@ import reports
 
 from edgecls.bench.gate import judge
 from edgecls.bench.gate_result import Limits, Margin
-from edgecls.bench.report import Report, read_report, write_report
+from edgecls.bench.report import Report, predictions_path, read_report, report_stem, samples_path, write_report
 from edgecls.bench.report_schema import SCHEMA_PATH, report_schema
 from edgecls.runtime.errors import InputError
 
@@ -29,7 +29,8 @@ def test_a_report_survives_the_file(make_report: MakeReport, tmp_path: Path) -> 
     assert next(iter(document)) == "schema"
     assert document["schema"] == "edgecls.report/1"
     assert list(document)[1:] == [
-        "tool", "valid", "reasons", "device", "conditions", "dataset", "reference", "runs", "gate",
+        "tool", "valid", "reasons", "device", "conditions", "dataset", "reference", "runs",
+        "predictions_sha256", "samples_sha256", "gate",
     ]  # fmt: skip
     assert document["device"]["class"] == "pc"
     assert document["runs"][2]["accuracy"]["drop_pp"] is None
@@ -49,6 +50,16 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_report_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the report"):
         read_report(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("report.json", "report"), ("lite-1.0", "lite-1.0"), ("lite-1.5.json", "lite-1.5")]
+)
+def test_only_json_is_no_part_of_a_reports_name(name: str, stem: str) -> None:
+    path = Path("folder") / name
+    assert report_stem(path) == stem
+    assert predictions_path(path) == Path("folder") / f"{stem}.predictions.npz"
+    assert samples_path(path) == Path("folder") / f"{stem}.samples.npz"
 
 
 def test_the_answer_of_a_gate_survives_the_file(tmp_path: Path) -> None:

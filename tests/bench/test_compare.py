@@ -1,5 +1,6 @@
 """What may be compared, and what the comparison gives."""
 
+import hashlib
 import math
 import zipfile
 
@@ -108,10 +109,10 @@ def test_what_differs_forbids_a_ratio_and_is_named(change, field, first, here):
     )
 
 
-def test_an_invalid_report_gives_no_ratio():
+def test_an_invalid_report_gives_neither_ratio_nor_drop():
     contrast = contrast_of(reports.report(), replace(reports.report(), valid=False, reasons=("it was hot",)))
-    assert contrast.ratio is None
-    assert "no ratio: B is not valid" in contrast.notes
+    assert (contrast.ratio, contrast.drop_pp, contrast.ci95_pp) == (None, None, None)
+    assert contrast.notes == ("no ratio: B is not valid", "no drop: B is not valid")
 
 
 def test_what_was_not_measured_gives_neither_ratio_nor_drop():
@@ -125,6 +126,13 @@ def test_other_pictures_give_no_drop():
     contrast = contrast_of(reports.report(), replace(other, dataset=replace(other.dataset, sha256="e")))
     assert contrast.drop_pp is None
     assert contrast.notes == ("no drop: the pictures are not the same",)
+
+
+def test_other_numbers_of_readable_pictures_give_no_drop():
+    other = reports.report()
+    contrast = contrast_of(reports.report(), each_run(other, accuracy=replace(other.runs[1].accuracy, n=299)))
+    assert contrast.drop_pp is None
+    assert contrast.notes == ("no drop: 300 of the pictures could be read in A, 299 in B",)
 
 
 def test_a_variant_of_another_name_is_compared_with_the_first_reference():
@@ -145,6 +153,16 @@ def test_predictions_beside_both_reports_pair_the_drop(tmp_path):
     contrast = compare([first, Measured("b", renamed, None, second.answered)]).contrasts[1]
     low, high = confidence_interval(6, 0, 300)
     assert contrast.drop_pp == pytest.approx(2.0)
+    assert contrast.ci95_pp == pytest.approx((100 * low, 100 * high))
+
+
+def test_the_same_pictures_under_other_names_are_paired(tmp_path):
+    for name in ("a", "b"):
+        reports.write_beside(tmp_path / f"{name}.json", reports.report())
+    with np.load(predictions_path(tmp_path / "b.json")) as arrays:
+        np.savez(predictions_path(tmp_path / "b.json"), **{name: array[::-1] for name, array in arrays.items()})
+    contrast = compare(open_measured([tmp_path / "a.json", tmp_path / "b.json"])).contrasts[1]
+    low, high = confidence_interval(0, 0, 300)
     assert contrast.ci95_pp == pytest.approx((100 * low, 100 * high))
 
 
@@ -181,6 +199,45 @@ def test_what_does_not_belong_to_its_report_is_refused(tmp_path):
         open_measured([path])
 
 
+@pytest.mark.parametrize("place", [predictions_path, samples_path])
+def test_a_report_that_was_copied_beside_the_files_of_another_is_refused(tmp_path, place):
+    path = tmp_path / "a.json"
+    reports.write_beside(path, reports.report())
+    field = f"{place(path).suffixes[0][1:]}_sha256"
+    own, other = (hashlib.sha256(content).hexdigest() for content in (place(path).read_bytes(), b"other"))
+    write_report(replace(reports.report(), **{field: own}), path)
+    assert len(open_measured([path])) == 1
+    write_report(replace(reports.report(), **{field: other}), path)
+    with pytest.raises(InputError, match=rf"its sha256 is {own[:12]}\.\.\., the report names {other[:12]}"):
+        open_measured([path])
+
+
+def test_the_answers_beside_a_report_without_digests_must_give_its_top1(tmp_path):
+    path = tmp_path / "a.json"
+    reports.write_beside(path, reports.report())
+    report = reports.report()
+    better = replace(report.runs[1], accuracy=reports.accuracy(1))
+    write_report(replace(report, runs=(report.runs[0], better)), path)
+    with pytest.raises(InputError, match=r"93\.00% of its answers are right, top-1 in the report is 99\.00%"):
+        open_measured([path])
+
+
+def test_reports_whose_names_end_in_numbers_have_files_of_their_own(tmp_path):
+    for name, wrong in (("lite-1.0", 5), ("lite-1.5", 8)):
+        report = reports.report()
+        run = replace(report.runs[0], accuracy=reports.accuracy(wrong))
+        path = tmp_path / name
+        write_report(replace(report, runs=(run,)), path)
+        np.savez(
+            predictions_path(path),
+            sha256=np.array([f"{number:064x}" for number in range(300)]),
+            label=reports.TRUTH,
+            run0_top=reports.answers(wrong)[:, None],
+        )
+    opened = open_measured([tmp_path / "lite-1.0", tmp_path / "lite-1.5"])
+    assert [(item.name, item.answered.right.sum()) for item in opened] == [("lite-1.0", 285), ("lite-1.5", 276)]
+
+
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
 def test_a_damaged_file_beside_a_report_is_refused(tmp_path, content):
     path = tmp_path / "a.json"
@@ -210,12 +267,16 @@ def test_numbers_that_no_measurement_gives_are_refused(tmp_path):
     path = tmp_path / "a.json"
     good = reports.report()
     slow = replace(good.runs[0], latency=replace(good.runs[0].latency, p50_ms=0.0))
+    launches = tuple(replace(launch, ratio=0.0) for launch in good.runs[0].latency.launches)
+    no_ratio = replace(good.runs[0], latency=replace(good.runs[0].latency, launches=launches))
     huge = replace(good.dataset, n=10**16)
     for bad in (
         replace(good, runs=(slow,)),
         replace(good, dataset=huge),
         replace(good, runs=()),
         replace(good, reference=replace(good.reference, run=2)),
+        replace(good, runs=(good.runs[0], replace(good.runs[1], valid=False, reasons=("it died",)))),
+        replace(good, runs=(no_ratio,)),
     ):
         write_report(bad, path)
         with pytest.raises(InputError, match="get the report again"):
@@ -224,6 +285,12 @@ def test_numbers_that_no_measurement_gives_are_refused(tmp_path):
 
 def test_what_cannot_be_seen_is_shown():
     assert visible("a\u202eb\x00\n\ud800ü猫\u200d") == "a\\u202eb\\x00\\n\\ud800ü猫\u200d"
+
+
+def test_spaces_of_any_script_are_seen():
+    for text in ("三毛　猫", "chat\u00a0noir"):
+        assert visible(text) == text
+    assert visible("a\u2028b") == "a\\u2028b"
 
 
 def test_markdown_takes_nothing_from_a_report_for_markup(tmp_path):

@@ -332,6 +332,8 @@ def test_a_board_that_fails_does_not_keep_the_others_from_it(monkeypatch, tmp_pa
     ]
     assert [str(error) for error in errors] == ["bad: no"] == listener.said
     assert measure_on_hosts(["a"], [], "data", output=tmp_path / "r.json")[0][0].output.name == "r.json"
+    several = measure_on_hosts(["a", "c"], [], "data", output=tmp_path / "lite-1.5")[0]
+    assert [one.output.name for one in several] == ["lite-1.5-1", "lite-1.5-2"]
 
 
 def test_a_board_gets_what_the_built_wheel_holds_for_it(wheel, tmp_path):

@@ -212,6 +212,26 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(arguments, refu
     refused(arguments, 2, "cannot be written", "-o")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["bench", "small.edgecls", "--data", "test", "-o"], "small.edgecls"),
+        (["bench", "small.edgecls", "--data", "test", "--reference", "two.txt", "-o"], "two.txt"),
+        (["bench", "small.edgecls", "--data", "test", "--host", "pi@board", "-o"], "small.edgecls"),
+        (["inspect", "small.edgecls", "--sensitivity", "--picture"], "small.edgecls"),
+        ([*FLOAT, "-o"], "net.py"),
+        ([*FLOAT, "--labels", "three.txt", "-o"], "three.txt"),
+        ([*FLOAT, "--checkpoint", "two.txt", "-o"], "two.txt"),
+        ([*INT8, "--plan", "two.txt", "-o"], "two.txt"),
+        (["evaluate", *EXPORT[1:], "--data", "test", "--confusion"], "net.py"),
+        (["train", "--data", "test", "--arch", "resnet18", "--checkpoint", "two.txt", "-o"], "two.txt"),
+        (["train", "--data", "test", "--arch", "net.py:make", "--preview"], "net.py"),
+    ],
+)
+def test_no_output_replaces_what_it_is_made_from(arguments, output, refused):
+    refused([*arguments, output], 2, f"{output} is read by this command", "choose another name")
+
+
 def test_a_full_disk_behind_standard_output(project):
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-c", MAIN, "inspect", "small.edgecls", "--json"]

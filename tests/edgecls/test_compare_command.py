@@ -70,6 +70,13 @@ def test_the_folder_of_the_page_must_exist(capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_the_page_does_not_replace_a_report(folder, capsys):
+    before = (folder / "other.json").read_bytes()
+    assert cli.main(["compare", "pi.json", "other.json", "--html", "other.json"]) == 2
+    assert "other.json is read by this command" in capsys.readouterr().err
+    assert (folder / "other.json").read_bytes() == before
+
+
 def test_a_model_card_gets_its_model_index(capsys):
     assert cli.main(["compare", "pi.json", "other.json", "--format", "model-index"]) == 0
     lines = capsys.readouterr().out.splitlines()

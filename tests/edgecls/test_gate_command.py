@@ -7,7 +7,7 @@ import pytest
 import reports
 
 from edgecls import cli
-from edgecls.bench.report import ClassAccuracy, read_report
+from edgecls.bench.report import ClassAccuracy, read_report, write_report
 
 replace = msgspec.structs.replace
 
@@ -77,6 +77,40 @@ def test_what_cannot_be_judged_is_a_usage_error(arguments, complaint, capfd):
     assert complaint in capfd.readouterr().err
 
 
+def broken(report):
+    """What no measurement wrote, by name."""
+    last = report.runs[1]
+    launches = tuple(replace(launch, ratio=0.0) for launch in last.latency.launches)
+    return {
+        "no such reference": replace(report, reference=replace(report.reference, run=2)),
+        "no runs": replace(report, runs=()),
+        "no time": replace(
+            report, runs=(report.runs[0], replace(last, latency=replace(last.latency, launches=launches)))
+        ),
+        "an invalid run": replace(report, runs=(report.runs[0], replace(last, valid=False, reasons=("it died",)))),
+    }
+
+
+@pytest.mark.parametrize("what", ["no such reference", "no runs", "no time", "an invalid run"])
+def test_a_report_that_nobody_measured_is_refused(what, folder, capsys):
+    write_report(broken(read_report(folder / "new.json"))[what], folder / "new.json")
+    assert gate("--max-drop", "5pp", "--max-latency-ratio", "1.1") == 2
+    assert "get the report again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("label", "asked"), [("三毛　猫", "三毛　猫"), ("caf\u00e9", "cafe\u0301"), ("a\u200bb", "a\u200bb")]
+)
+@pytest.mark.parametrize("baseline", [[], ["--baseline", "old.json"]])
+def test_a_class_is_found_however_its_name_is_written(label, asked, baseline, folder):
+    report = read_report(folder / "new.json")
+    last = report.runs[1]
+    classes = (replace(last.accuracy.per_class[0], label=label), *last.accuracy.per_class[1:])
+    renamed = replace(last, accuracy=replace(last.accuracy, per_class=classes))
+    write_report(replace(report, runs=(report.runs[0], renamed)), folder / "new.json")
+    assert gate("--critical-class", f"{asked}:10pp", *baseline) == 0
+
+
 def test_the_text_names_the_run_once_and_each_limit(capsys):
     assert gate("--max-drop", "2.5pp", "--max-rss", "1GB", "--on-inconclusive", "pass") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -109,6 +143,14 @@ def test_a_verdict_is_recorded_only_if_asked(folder):
     assert replace(after, gate=None) == before
     assert cli.main(["compare", "new.json", "--html", "page.html"]) == 0
     assert "<strong>FAIL</strong>" in (folder / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["new.json", "old.json"])
+def test_the_summary_does_not_replace_a_report(name, folder, capsys):
+    before = (folder / name).read_bytes()
+    assert gate("--max-drop", "5pp", "--baseline", "old.json", "--markdown", name, "--record") == 2
+    assert f"{name} is read by this command" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before
 
 
 def test_a_project_writes_its_limits_down(folder, capsys):

@@ -101,6 +101,15 @@ def test_notes_of_the_checkpoint_reach_the_user(small, tmp_path):
     assert said == list(result.notes) == ["the averaged weights were taken"]
 
 
+def test_a_bundle_does_not_tell_where_its_model_lay(small, tmp_path):
+    opened, graph, _ = small
+    path = tmp_path / "x.edgecls"
+    elsewhere = dataclasses.replace(opened, model=f"{tmp_path}/net.py:make")
+    result = export_bundle(elsewhere, target="onnxruntime", precision="fp32", output=path, traced=Trace(graph, 0.0))
+    assert result.manifest.provenance.model == "net.py:make"
+    assert str(tmp_path).encode() not in path.read_bytes()
+
+
 def test_a_plan_in_a_bundle_makes_the_same_bundle_again(export, tmp_path, pictures):
     first = export(precision="int8", calibration=ImageSet.from_folder(pictures), calibration_size=16)
     plan = tmp_path / "plan.json"

@@ -14,7 +14,9 @@ from onnx import numpy_helper
 from PIL import Image
 
 from edgecls import cli
+from edgecls.export.sweep import Grid, sweep
 from edgecls.runtime.cpu import cpu_isa
+from edgecls.runtime.errors import InputError
 
 NETWORK = '''\
 """A network whose workers are killed: of processes other than the sweep's own, one for the file `kill`."""
@@ -185,3 +187,12 @@ def test_a_killed_sweep_goes_on_where_it_stopped(local, project, monkeypatch, ca
     assert contents(resumed) == {name: whole[name] for name in whole if "onnxruntime" in name}
     assert run(*less) == 0
     assert "4 of 4 points are there already" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_there_needs_no_parent_that_can_be_written(project, tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: os.path.basename(path) == "there")  # root may write anywhere
+    nothing = Grid({}, ("onnxruntime",), ("fp32",))
+    assert sweep(nothing, project / "test", output=tmp_path / "there").points == ()
+    with pytest.raises(InputError, match="cannot be written"):
+        sweep(nothing, project / "test", output=tmp_path / "new")

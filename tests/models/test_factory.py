@@ -1,6 +1,7 @@
 """Networks of the user's own: files, packages, and what goes wrong in them."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,7 +73,22 @@ def test_preprocessing_like_timms_is_read(tmp_path):
     )
     opened = open_classifier(f"{path}:make")
     assert (opened.preprocess.mode, opened.preprocess.resize_px, opened.preprocess.crop_px) == ("squash", 40, 32)
-    assert opened.preprocess_source["mean"] == f"default_cfg of {path}:make"
+    assert opened.preprocess_source["mean"] == "default_cfg of net.py:make"
+
+
+def test_what_leaves_this_machine_names_no_folders(tmp_path):
+    opened = open_classifier(write(tmp_path, "make = Net") + ":make", override=FLAGS)
+    assert opened.public_model == "net.py:make"
+    (tmp_path / "vit.pt").touch()
+    for model, public in {
+        f"{tmp_path}/net.onnx": "net.onnx",
+        "nets/net.safetensors": "net.safetensors",
+        f"clip:{tmp_path}/vit.pt": "clip:vit.pt",
+        "clip:ViT-B-32/laion2b_s34b_b79k": "clip:ViT-B-32/laion2b_s34b_b79k",
+        "timm:hf-hub:somebody/net": "timm:hf-hub:somebody/net",
+        "package.module:make": "package.module:make",
+    }.items():
+        assert replace(opened, model=model).public_model == public
 
 
 def test_preprocessing_is_never_guessed(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecls.runtime.atomic_file import atomic_file
+from edgecls.runtime.atomic_file import atomic_file, refuse_overwriting
 from edgecls.runtime.errors import InputError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
@@ -101,6 +101,17 @@ def test_link_is_written_through(tmp_path):
         file.write(b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"new"
+
+
+@posix
+def test_an_input_is_not_overwritten_by_its_name_nor_by_a_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").touch()
+    Path("link").symlink_to("a")
+    refuse_overwriting("b", ["a", tmp_path / "link"])
+    for path, source in (("a", tmp_path / "a"), ("link", "a"), ("a", "link")):
+        with pytest.raises(InputError, match=f"{path} is read by this command"):
+            refuse_overwriting(path, ["b", source])
 
 
 @pytest.mark.parametrize(
