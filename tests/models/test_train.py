@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training_pictures import write_network, write_pictures
 
 from edgecls.models import open_classifier, trainer
@@ -23,7 +25,7 @@ from edgecls.models.recipe import Recipe
 from edgecls.models.train import TrainResult, train
 from edgecls.models.training_data import TrainingData
 from edgecls.models.training_record import TrainingRecord
-from edgecls.runtime import InputError, Labels, Preprocess
+from edgecls.runtime import ImageSet, InputError, Labels, Preprocess
 from edgecls.runtime.progress import SilentProgress
 
 INPUT = Preprocess(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -255,6 +257,144 @@ def test_weights_that_cannot_be_had_name_the_file_and_the_other_way(
     monkeypatch.setattr("urllib.request.urlopen", _no_network)
     with pytest.raises(InputError, match=r"mobilenet_v3_small.*--checkpoint.*--from-scratch"):
         fit("torchvision:mobilenet_v3_small", data, tmp_path / "a.safetensors", from_scratch=False)
+
+
+class HalfPrecision(trainer.Accelerator):
+    """Computes as on a GPU without bfloat16: float16, and a loss that is scaled."""
+
+    mixed_precision = "fp16"
+
+    def __init__(self, mixed_precision: str) -> None:
+        super().__init__(mixed_precision=mixed_precision)
+        self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", 1024.0)
+
+
+def test_gradients_of_half_precision_are_scaled_back_once(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+
+    def record(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        (head,) = (p for group in optimizer.param_groups for p in group["params"] if p.shape == (3, 16))
+        norms.append(float(head.grad.norm()))
+
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, learning_rate=1e-6)
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        fit(network, data, tmp_path / "whole.safetensors", recipe)
+        monkeypatch.setattr(trainer, "Accelerator", HalfPrecision)
+        fit(network, data, tmp_path / "half.safetensors", recipe)
+    finally:
+        hook.remove()
+    whole, half = np.split(np.array(norms), 2)
+    np.testing.assert_allclose(half, whole, rtol=0.05)
+
+
+@pytest.mark.parametrize(("real", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_bfloat16_that_is_emulated_is_not_taken(real, precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: real or including_emulation)
+    asked = []
+
+    def accelerator(mixed_precision: str) -> None:
+        asked.append(mixed_precision)
+        raise KilledError
+
+    monkeypatch.setattr(trainer, "Accelerator", accelerator)
+    with pytest.raises(KilledError):
+        trainer.Trainer(
+            torch.nn.Flatten(), (), None, INPUT, RECIPE, state_file=Path(), key="", workers=0, progress=SilentProgress()
+        )
+    assert asked == [precision]
+
+
+@pytest.mark.parametrize(
+    ("arch", "crop_px", "sides"),
+    [
+        ("timm:vit_tiny_patch16_224", 32, {"train_px": 48}),
+        ("timm:vit_tiny_patch16_224", 32, {"start_px": 24}),
+        ("torchvision:squeezenet1_1", 32, {"start_px": 8}),
+    ],
+)
+def test_sides_that_the_network_cannot_take_are_told_before_the_first_epoch(
+    arch, crop_px, sides, data: TrainingData, tmp_path: Path
+) -> None:
+    recipe = Recipe(epochs=2, head_epochs=1, batch_size=4, **sides)
+    with pytest.raises(InputError, match=rf"takes pictures of 32 px and none of {min(sides.values())} px.*--train-px"):
+        fit(arch, data, tmp_path / "a.safetensors", recipe)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("(logits, logits)", r"returns a tuple, not logits \[8, 3\].*aux_logits=False"),
+        ("logits[:, :2]", r"returns \[8, 2\], not logits \[8, 3\]"),
+        ("logits.no_such_method()", "AttributeError: .*no_such_method.*: its forward must"),
+        ("logits.detach()", "RuntimeError: .*does not require grad.*: its forward must"),
+    ],
+)
+def test_networks_that_fail_in_training_mode_only(answer, message, data: TrainingData, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"""
+from torch import nn
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        logits = self.last(x.mean((2, 3)))
+        return {answer} if self.training else logits
+""")
+    with pytest.raises(InputError, match=message):
+        fit(f"{tmp_path / 'own.py'}:Own", data, tmp_path / "a.safetensors")
+
+
+class TakesTurns(torch.nn.Module):
+    """Answers 0, 1, 2, 0, ... whatever it sees."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return torch.eye(3)[torch.arange(len(pictures)) % 3]
+
+
+def test_classes_without_validation_pictures_do_not_lower_the_balanced_accuracy(data: TrainingData) -> None:
+    two = ImageSet(data.val.root, tuple(image for image in data.val.images if image.label != 2))
+    assert [image.label for image in two.images] == [0, 0, 1, 1]
+    judge = trainer.Trainer(
+        TakesTurns(), (), replace(data, val=two), INPUT, RECIPE,
+        state_file=Path(), key="", workers=0, progress=SilentProgress(),
+    )  # fmt: skip
+    assert judge.validate({})[1:] == (0.25, 0.25)
+
+
+BREAKS = """
+import sys
+from pathlib import Path
+from edgecls.models.recipe import Recipe
+from edgecls.models.train import train
+from edgecls.models.training_data import TrainingData
+from edgecls.runtime import InputError, Preprocess
+
+pictures, network, output = sys.argv[1:]
+data = TrainingData.open(Path(pictures))
+(data.train.root / data.train.images[0].path).write_bytes(b"nothing")
+size = Preprocess(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+recipe = Recipe.from_scratch(epochs=1, batch_size=8)
+try:
+    train(network, data, preprocess=size, output=Path(output), recipe=recipe, from_scratch=True, workers=1)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_picture_that_breaks_during_the_training_is_told_alone(tmp_path: Path) -> None:
+    pictures, network = write_pictures(tmp_path / "pictures", 4), write_network(tmp_path)
+    command = [sys.executable, "-c", BREAKS, str(pictures), network, str(tmp_path / "a.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith(f"'{pictures}"), done.stderr
+    assert len(done.stdout.splitlines()) == 1
 
 
 def _no_network(*_: object, **__: object) -> None:
