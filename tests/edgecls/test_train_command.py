@@ -76,6 +76,11 @@ def test_freeze_is_the_head_alone(pictures, tmp_path, capfd) -> None:
         (["--arch", "resnet18", "--from-scratch", "--checkpoint", str(cifar10.TRAINED)], "leave out --checkpoint"),
         (["--arch", "resnet18", "--resume"], "nothing to resume"),
     ],
+        (["--arch", "resnet18", "--kernel", "linear"], "--kernel linear is for --arch hog-svm, and this is resnet18"),
+        (["--arch", "hog-svm", "--resize", "64"], "leave out --resize"),
+        (["--arch", "hog-svm", "--crop", "64", "--colour", "bgr"], "leave out --crop, --colour"),
+        (["--arch", "hog-svm", "--exif", "apply", "--match", "order"], "leave out --match, --exif"),
+        (["--arch", "hog-svm", "--workers", "0", "--threads", "1"], "leave out --workers, --threads"),
 )
 def test_senseless_options_are_refused_before_anything_is_learned(
     arguments, message, pictures, tmp_path, capfd
@@ -91,5 +96,15 @@ def test_hog_svm_makes_a_file_that_exports(pictures, tmp_path, capfd) -> None:
     weights, bundle = tmp_path / "colours.onnx", tmp_path / "colours.edgecls"
     assert run("--data", pictures, "--arch", "hog-svm", "--kernel", "linear", "-o", weights, "--quiet", "--json") == 0
     assert json.loads(capfd.readouterr().out)["kernel"] == "linear"
+def test_hog_svm_learns_from_every_picture_and_tells_what_is_odd(tmp_path, capfd) -> None:
+    root = write_pictures(tmp_path / "pictures", 12)
+    for path in sorted((root / "red").iterdir())[3:]:
+        path.unlink()
+    assert run("--data", root, "--arch", "hog-svm", "-o", tmp_path / "a.onnx", "--json") == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)["pictures"] == 27
+    assert "classes are unequal" in shown.err
+
+
     assert cli.main(["export", str(weights), "--target", "onnxruntime", "-o", str(bundle), "--quiet"]) == 0
     assert bundle.exists()
