@@ -115,13 +115,15 @@ def command(
     recipe = _recipe(given, from_scratch=from_scratch, freeze=freeze, seed=seed)
     output = output or Path("model.safetensors")
     with console.work() as progress, needs_extra("train", "Training"):
-        from edgecls.models.train import input_of, refuse_output, train
+        from edgecls.models.train import input_of, refuse_output, refuse_start, train
 
         # First what costs nothing: the pictures may take an hour to read.
         preprocess = input_of(arch, override, checkpoint)
         if preview is not None:
             return _preview(console, data, preprocess, recipe, limit, preview)
         refuse_output(output, resume=resume)
+        start: dict[str, Any] = {"from_scratch": from_scratch, "checkpoint": checkpoint, "match": match}
+        refuse_start(arch, preprocess, **start)
         pictures = TrainingData.open(data, val_fraction=recipe.val_fraction, limit=limit, progress=progress)
         for note in pictures.notes:
             progress.note(note)
@@ -131,9 +133,7 @@ def command(
             preprocess=preprocess,
             output=output,
             recipe=recipe,
-            from_scratch=from_scratch,
-            checkpoint=checkpoint,
-            match=match,
+            **start,
             half=half,
             resume=resume,
             workers=cpu_count() if workers is None else workers,

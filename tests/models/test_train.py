@@ -16,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training_pictures import write_network, write_pictures
 
-from edgecls.models import open_classifier, trainer
+from edgecls.models import open_classifier, timm_zoo, trainer
+from edgecls.models.architecture import find_architecture
 from edgecls.models.recipe import Recipe
 from edgecls.models.train import TrainResult, train
 from edgecls.models.training_data import TrainingData
-from edgecls.models.training_record import TrainingRecord
+from edgecls.models.training_record import Epoch, TrainingRecord
 from edgecls.runtime import ImageSet, InputError, Labels, Preprocess
 from edgecls.runtime.progress import SilentProgress
+
+import timm  # isort: skip
 
 INPUT = Preprocess(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 RECIPE = Recipe.from_scratch(
@@ -47,6 +50,13 @@ def network(tmp_path: Path) -> str:
 def fit(network: str, data: TrainingData, output: Path, recipe: Recipe = RECIPE, **options) -> TrainResult:
     options = {"preprocess": INPUT, "from_scratch": True, "threads": 1, **options}
     return train(network, data, output=output, recipe=recipe, **options)
+
+
+EPOCH = Epoch(
+    phase="head", epoch=1, side_px=32, learning_rate=0.0, loss=0.0, val_loss=0.0, val_top1=0.0, val_balanced=0.0,
+    seconds=0.0,
+)  # fmt: skip
+"""Of a training that did nothing."""
 
 
 class KilledError(BaseException):
@@ -153,6 +163,21 @@ def test_another_training_is_not_resumed(network: str, data: TrainingData, tmp_p
         fit(network, data, tmp_path / "b.safetensors", resume=True)
 
 
+def test_a_training_is_not_resumed_once_its_pictures_are_drawn_in_another_order(network: str, tmp_path: Path) -> None:
+    root, output = write_pictures(tmp_path / "pictures", 5), tmp_path / "a.safetensors"
+    data = TrainingData.open(root)
+    with pytest.raises(KilledError):
+        fit(network, data, output, progress=Killer(3))
+    first = root / data.train.images[0].path
+    last = first.rename(first.with_name("z.png"))
+    renamed = TrainingData.open(root)
+    assert renamed.train.digest == data.train.digest
+    with pytest.raises(InputError, match="another training"):
+        fit(network, renamed, output, resume=True)
+    last.rename(first.with_name("0-.png"))
+    fit(network, TrainingData.open(root), output, resume=True)
+
+
 def test_a_frozen_backbone_keeps_every_bit(network: str, data: TrainingData, tmp_path: Path) -> None:
     base = fit(network, data, tmp_path / "base.safetensors")
     recipe = Recipe(epochs=0, head_epochs=2, batch_size=8, seed=1)
@@ -162,6 +187,51 @@ def test_a_frozen_backbone_keeps_every_bit(network: str, data: TrainingData, tmp
     assert changed == {"9.weight", "9.bias"}
     assert tuned.record.start == "checkpoint"
     assert tuned.record.start_sha256 == base.record.weights_sha256
+
+
+@pytest.mark.parametrize("arch", ["timm:test_vit", "timm:test_resnet", "torchvision:resnet18"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_backbone_without_a_head_gets_a_new_one(
+    arch, prefix, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = find_architecture(arch).build(32)
+    head = find_architecture(arch).head(network)
+    backbone = {name: t for name, t in network.state_dict().items() if not name.startswith(f"{head[0]}.")}
+    torch.save({f"{prefix}{name}": tensor for name, tensor in backbone.items()}, tmp_path / "headless.pth")
+    monkeypatch.setattr(trainer.Trainer, "run", lambda self: (self._network.state_dict(), (EPOCH,), EPOCH))
+    recipe = Recipe(epochs=1, batch_size=8)
+    result = fit(
+        arch, data, tmp_path / "a.safetensors", recipe, from_scratch=False, checkpoint=tmp_path / "headless.pth"
+    )
+    weights = load_file(result.path)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in backbone.items())
+    assert weights[f"{head[0]}.weight"].shape[0] == 3
+
+
+def test_a_backbone_with_other_gaps_is_refused(data: TrainingData, tmp_path: Path) -> None:
+    weights = find_architecture("timm:test_vit").build(32).state_dict()
+    del weights["head.weight"], weights["head.bias"], weights["norm.weight"]
+    torch.save(weights, tmp_path / "gaps.pth")
+    with pytest.raises(InputError, match=r"3 missing in the checkpoint: norm\.weight"):
+        fit("timm:test_vit", data, tmp_path / "a.safetensors", from_scratch=False, checkpoint=tmp_path / "gaps.pth")
+
+
+def test_weights_of_timm_without_a_classifier_get_one(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = timm.create_model("test_vit", num_classes=0, img_size=32)
+    save_file(backbone.state_dict(), tmp_path / "model.safetensors")
+    config = {"file": str(tmp_path / "model.safetensors"), "num_classes": 0}
+    known = timm_zoo.TimmModel("test_vit")._config
+    monkeypatch.setattr(timm_zoo.TimmModel, "_config", {**known, **config})
+    monkeypatch.setattr(trainer.Trainer, "run", lambda self: (self._network.state_dict(), (EPOCH,), EPOCH))
+    with pytest.raises(InputError, match="have no classifier"):
+        open_classifier("timm:test_vit")
+    result = fit("timm:test_vit", data, tmp_path / "a.safetensors", Recipe(batch_size=8), from_scratch=False)
+    weights = load_file(result.path)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in backbone.state_dict().items())
+    assert weights["head.weight"].shape == (3, 64)
+    assert result.record.start == "library"
 
 
 def test_half_precision_halves_the_file_and_is_validated_as_stored(
