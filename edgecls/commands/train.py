@@ -106,13 +106,12 @@ def command(
     from edgecls.models.training_data import TrainingData
     from edgecls.runtime.cpu import cpu_count
 
-    given = {name: value for name, value in fields.items() if value is not None}
     if arch == "hog-svm":
         _refuse_options_of_networks()
         return _train_hog_svm(console, data, kernel or "rbf", limit, seed, output or Path("model.onnx"))
     if kernel is not None:
         raise click.UsageError(f"--kernel {kernel} is for --arch hog-svm, and this is {arch}: leave it out.")
-    recipe = _recipe(given, from_scratch=from_scratch, freeze=freeze, seed=seed)
+    recipe = _recipe(fields, from_scratch=from_scratch, freeze=freeze, seed=seed)
     output = output or Path("model.safetensors")
     with console.work() as progress, needs_extra("train", "Training"):
         from edgecls.models.train import input_of, refuse_output, refuse_start, train
@@ -154,9 +153,10 @@ def command(
     return 0
 
 
-def _recipe(given: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: int) -> Recipe:
+def _recipe(fields: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: int) -> Recipe:
     from edgecls.models.recipe import Recipe
 
+    given = {name: value for name, value in fields.items() if value is not None}
     if freeze:
         if given.get("epochs"):
             raise click.UsageError("--freeze trains the head only: say how long with --head-epochs, not --epochs.")
