@@ -173,10 +173,10 @@ def preprocess_options(command: Command) -> Command:
     def with_override(*args: Any, **rest: Any) -> Any:
         from edgecls.models import PreprocessOverride
 
-        override = PreprocessOverride(**{field: rest.pop(field) for field in _PREPROCESS_FIELDS})
+        override = PreprocessOverride(**{field: rest.pop(field) for field in PREPROCESS_FIELDS})
         return command(*args, override=override, **rest)
 
-    return with_options([*_PREPROCESS_FIELDS.values()])(with_override)  # type: ignore[return-value]
+    return with_options([*PREPROCESS_FIELDS.values()])(with_override)  # type: ignore[return-value]
 
 
 def quantization_options(command: Command) -> Command:
@@ -246,7 +246,7 @@ _MODEL_OPTIONS = [
 
 _SIDE = click.IntRange(min=1)
 
-_PREPROCESS_FIELDS = {
+PREPROCESS_FIELDS = {
     "resize_px": click.option("--resize", "resize_px", type=_SIDE, metavar="PX", help="Side after the resize."),
     "crop_px": click.option("--crop", "crop_px", type=_SIDE, metavar="PX", help="Side of the centre crop."),
     "interpolation": click.option("--interpolation", type=one_of("bilinear", "bicubic"), help="Filter of the resize."),

@@ -33,8 +33,12 @@ class Architecture(Protocol):
         """A new module with meaningless weights and the library's head, for square pictures of that side."""
         ...
 
-    def trained(self, crop_px: int) -> tuple[nn.Module, Path | None]:
+    def trained(self, crop_px: int, *, headless: bool = False) -> tuple[nn.Module, Path | None]:
         """A module with the library's own weights, and the file that they came from.
+
+        Args:
+            crop_px: Side of its pictures.
+            headless: Where the weights have no classifier, so has the module until `fit_classes`; else refused.
 
         Raises:
             InputError: There are none, or they are not here and cannot be fetched; the message names the file.

@@ -106,7 +106,7 @@ class FactoryModel:
         """The factory's module."""
         return self._module
 
-    def trained(self, crop_px: int) -> tuple[nn.Module, Path | None]:
+    def trained(self, crop_px: int, *, headless: bool = False) -> tuple[nn.Module, Path | None]:
         """The factory's module: whether it is trained only its author knows."""
         return self._module, None
 

@@ -92,7 +92,8 @@ def train_hog_svm(
 
     Raises:
         InputError: There are more than 10,000 pictures (pass `--limit`), a class has fewer pictures than there are
-            folds, a picture cannot be read, or the output cannot be written or is not called `.onnx`.
+            folds, those of a fold look the same, a picture cannot be read, or the output cannot be written or is not
+            called `.onnx`.
         MissingExtraError: The extra `hog-svm` is not installed.
     """
     _refuse_early(train, labels, output, folds)
@@ -181,6 +182,9 @@ def fit_svm(
     Returns:
         A scikit-learn classifier whose `predict` is the argmax of its `predict_proba`, and the mean accuracy of the
         best hyperparameters.
+
+    Raises:
+        InputError: The pictures without those of one fold look the same.
     """
     import joblib  # type: ignore[import-untyped]
     from sklearn.ensemble import StackingClassifier
@@ -193,6 +197,11 @@ def fit_svm(
     from sklearn.svm import SVC
 
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    if any(features[others].var(0).max() <= _MIN_VARIANCE for others, _ in splits.split(features, classes)):
+        raise InputError(
+            f"so many pictures look the same at {SIDE_PX} × {SIDE_PX} pixels that cross-validation in {folds} folds "
+            "finds nothing to learn in a part of them: add others, or remove blank ones."
+        )
     best, accuracy = None, -1.0
     # libsvm leaves the interpreter to others while it works: threads suffice, and share the features.
     with joblib.parallel_config("threading", n_jobs=cpu_count()):

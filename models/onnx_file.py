@@ -22,7 +22,7 @@ def check_onnx(path: Path, crop_px: int) -> tuple[int, tuple[str, ...]]:
 
     Raises:
         InputError: The file cannot be read, needs data outside its folder, has another input or output than a
-            classifier, or fails.
+            classifier of two classes or more, or fails.
     """
     graph = _read(path).graph
     given = [value for value in graph.input if value.name not in {weight.name for weight in graph.initializer}]
@@ -38,6 +38,11 @@ def check_onnx(path: Path, crop_px: int) -> tuple[int, tuple[str, ...]]:
         raise InputError(
             f"{path}: output {graph.output[0].name} is {logits.dtype} {list(logits.shape)} for a batch of {batch}; "
             f"it must be float32 [batch, classes]. {_REMEDY}"
+        )
+    if logits.shape[1] == 1:
+        raise InputError(
+            f"{path} has one output, of which softmax always makes 100 %: export it again with two. Where x is the "
+            "logit of yes, before any sigmoid, they are 0 and x, the logits of no and yes."
         )
     last = next((node.op_type for node in graph.node if graph.output[0].name in node.output), "")
     notes: tuple[str, ...] = ()

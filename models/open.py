@@ -83,8 +83,8 @@ def check_zero_shot(model: str, classes: Labels | None, templates: tuple[str, ..
     """Refuses classes, templates and labels that the model cannot have; costs no import.
 
     Raises:
-        InputError: A `clip:` model has no classes, two that read the same, or labels beside them; another model has
-            classes or templates; or a template does not have one place for a class.
+        InputError: A `clip:` model has no classes, one, two that read the same, or labels beside them; another model
+            has classes or templates; or a template does not have one place for a class.
     """
     if not model.startswith(CLIP):
         if classes is not None or templates:
@@ -97,6 +97,11 @@ def check_zero_shot(model: str, classes: Labels | None, templates: tuple[str, ..
         raise InputError(f"{model} has no classes of its own: name them with --classes FILE, one a line.")
     if labels is not None:
         raise InputError(f"--classes are the labels of {model}: leave --labels out.")
+    if len(classes) == 1:
+        raise InputError(
+            f"--classes has one class, {classes.names[0]!r}, which every picture would show with 100 %: add another, "
+            "such as what is to be seen where it is not."
+        )
     for template in templates:
         if template.count("{}") != 1:
             raise InputError(f"--template {template!r} must hold one {{}}, where the class goes: 'a photo of a {{}}'.")
@@ -317,7 +322,7 @@ def count_classes(model: str, module: nn.Module, crop_px: int) -> int:
     """Runs a module in evaluation mode once on two black pictures; the width of its answer.
 
     Raises:
-        InputError: It does not take them, or returns no logits.
+        InputError: It does not take them, or returns no logits, or those of one class.
     """
     import torch
 
@@ -338,6 +343,12 @@ def count_classes(model: str, module: nn.Module, crop_px: int) -> int:
         raise InputError(
             f"{model} returned {logits.dtype} {list(logits.shape)} for two pictures: a classifier returns float logits "
             "[2, classes]. Pass the whole classifier, not its backbone."
+        )
+    if logits.shape[1] == 1:
+        raise InputError(
+            f"{model} has one output, of which softmax always makes 100 %: give it two. Where x is the logit of yes, "
+            "before any sigmoid, pass a factory whose module returns torch.cat([torch.zeros_like(x), x], 1), "
+            "the logits of no and yes."
         )
     return int(logits.shape[1])
 

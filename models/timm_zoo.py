@@ -68,16 +68,16 @@ class TimmModel:
         """A module with meaningless weights for square pictures of side `crop_px`."""
         return self._create(crop_px)
 
-    def trained(self, crop_px: int) -> tuple[nn.Module, Path | None]:
+    def trained(self, crop_px: int, *, headless: bool = False) -> tuple[nn.Module, Path | None]:
         """The weights that the name (or its default tag) stands for, loaded by timm's own code."""
         config = self._config
-        if not self._classes:
+        if not self._classes and not headless:
             raise InputError(
                 f"the weights of timm's {self.name} have no classifier: pass a fine-tuned --checkpoint FILE."
             )
         path = self._weights_file(config)
         overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
-        return self._create(crop_px, pretrained=True, pretrained_cfg_overlay=overlay), path
+        return self._create(crop_px, num_classes=self._classes, pretrained=True, pretrained_cfg_overlay=overlay), path
 
     def _weights_file(self, config: Mapping[str, Any]) -> Path:
         if config.get("file"):
@@ -96,8 +96,9 @@ class TimmModel:
     def _create(self, crop_px: int, **options: Any) -> nn.Module:
         if self._config.get("fixed_input_size"):
             options["img_size"] = crop_px
+        options.setdefault("num_classes", max(self._classes, 0) or 1000)
         try:
-            module = timm.create_model(self.name, num_classes=max(self._classes, 0) or 1000, **options)
+            module = timm.create_model(self.name, **options)
         except Exception as error:  # each of timm's 90 files raises what it likes
             file = options.get("pretrained_cfg_overlay", {}).get("file")
             what = f"load {file} into {self.name}" if file else f"build {self.name}"

@@ -90,7 +90,7 @@ class TorchvisionModel:
         assert isinstance(module, nn.Module)
         return module
 
-    def trained(self, crop_px: int) -> tuple[nn.Module, Path | None]:
+    def trained(self, crop_px: int, *, headless: bool = False) -> tuple[nn.Module, Path | None]:
         """The default ImageNet weights, from torch's cache or the network."""
         path = fetch_weights(self._weights.url, torch_hub_folder(), model=self.name)
         checkpoint = read_checkpoint(path).without(self.ignores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgecls.models.architecture import Architecture
-    from edgecls.models.checkpoint import StateDict
+    from edgecls.models.checkpoint import Checkpoint, StateDict
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,16 @@ def train(
 
 
 def refuse_output(output: Path, *, resume: bool) -> None:
-    """Refuses an output that cannot be written, or whose unfinished training is not what was asked for.
+    """Refuses an output that cannot be written or exported, or whose unfinished training is not what was asked for.
 
     Raises:
         InputError: See there; the message says whether to give `--resume`.
     """
+    if output.suffix.lower() != ".safetensors":
+        raise InputError(
+            f"the output is {output.name}, and weights are written as safetensors: call it "
+            f"{output.with_suffix('.safetensors').name}."
+        )
     refuse_unwritable(output)
     state_file = unfinished_training(output)
     if state_file.exists() and not resume:
@@ -147,6 +152,26 @@ def refuse_output(output: Path, *, resume: bool) -> None:
         )
     if resume and not state_file.exists():
         raise InputError(f"there is nothing to resume: {state_file} does not exist. Leave out --resume.")
+
+
+def refuse_start(
+    arch: str,
+    preprocess: Preprocess,
+    *,
+    from_scratch: bool = False,
+    checkpoint: Path | None = None,
+    match: Literal["name", "order"] = "name",
+) -> None:
+    """Refuses weights to begin with that `train`, with the same options, could not have; costs no picture.
+
+    Raises:
+        InputError: See there.
+    """
+    from edgecls.models.architecture import find_architecture
+    from edgecls.models.rng import untouched_rng
+
+    with untouched_rng():
+        _starting_weights(find_architecture(arch), arch, preprocess, from_scratch, checkpoint, match)
 
 
 def unfinished_training(output: Path) -> Path:
@@ -178,26 +203,9 @@ def _starting_network(
     match: Literal["name", "order"],
 ) -> tuple[nn.Module, Start, str | None]:
     """The network with a new head, where its other weights came from, and the sha256 of their file."""
-    from edgecls.models.checkpoint import read_checkpoint, sha256_of
-    from edgecls.models.open import count_classes, load_checkpoint
+    from edgecls.models.open import count_classes
 
-    start: Start
-    file: Path | None = None
-    sha256: str | None = None
-    if from_scratch:
-        if checkpoint is not None:
-            raise InputError(f"--from-scratch begins without weights: leave out --checkpoint {checkpoint}, or it.")
-        network, start = architecture.build(preprocess.crop_px), "scratch"
-    elif checkpoint is not None:
-        weights = read_checkpoint(checkpoint)
-        network, start, sha256 = architecture.build(preprocess.crop_px), "checkpoint", weights.sha256
-        load_checkpoint(architecture, arch, network, weights, match)
-    else:
-        try:
-            network, file = architecture.trained(preprocess.crop_px)
-        except InputError as error:
-            raise InputError(f"{error} Or train without: --from-scratch.") from error
-        start, sha256 = "library", None if file is None else sha256_of(file)
+    network, start, sha256 = _starting_weights(architecture, arch, preprocess, from_scratch, checkpoint, match)
     network = network.cpu().float().requires_grad_(True)
     architecture.fit_classes(network, classes)
     answers = count_classes(arch, network.eval(), preprocess.crop_px)
@@ -209,9 +217,56 @@ def _starting_network(
     return network, start, sha256
 
 
+def _starting_weights(
+    architecture: Architecture,
+    arch: str,
+    preprocess: Preprocess,
+    from_scratch: bool,
+    checkpoint: Path | None,
+    match: Literal["name", "order"],
+) -> tuple[nn.Module, Start, str | None]:
+    """The same with the head of the weights, or with the library's where they have none."""
+    from edgecls.models.checkpoint import read_checkpoint, sha256_of
+    from edgecls.models.open import load_checkpoint
+
+    if from_scratch:
+        if checkpoint is not None:
+            raise InputError(f"--from-scratch begins without weights: leave out --checkpoint {checkpoint}, or it.")
+        return architecture.build(preprocess.crop_px), "scratch", None
+    if checkpoint is not None:
+        weights = read_checkpoint(checkpoint)
+        network = architecture.build(preprocess.crop_px)
+        if match == "name":
+            weights = _with_head(weights, architecture, network)
+        load_checkpoint(architecture, arch, network, weights, match)
+        return network, "checkpoint", weights.sha256
+    try:
+        network, file = architecture.trained(preprocess.crop_px, headless=True)
+    except InputError as error:
+        raise InputError(f"{error} Or train without: --from-scratch.") from error
+    return network, "library", None if file is None else sha256_of(file)
+
+
+def _with_head(weights: Checkpoint, architecture: Architecture, network: nn.Module) -> Checkpoint:
+    """The weights; those of a backbone, of which the head alone is missing, with the network's own."""
+    from edgecls.models.matching import Differences
+
+    own = network.state_dict()
+    head = {
+        name: own[name] for name in own if name.startswith(tuple(f"{layer}." for layer in architecture.head(network)))
+    }
+    named = weights.renamed(own.keys()).without(architecture.ignores)
+    for tensors in filter(None, (named.tensors, architecture.converted(network, named.tensors))):
+        differences = Differences.between(tensors, network)
+        if differences and set(differences.missing) == head.keys() and not differences.unexpected + differences.shapes:
+            return replace(named, tensors={**tensors, **head})
+    return weights
+
+
 def _key(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Recipe, start_sha256: str | None) -> str:
-    """Equal for two trainings that go the same way."""
-    parts = (arch, data.train.digest, data.val.digest, preprocess, recipe, start_sha256)
+    """Equal for two trainings that go the same way; pictures are drawn by their places in the order of their names."""
+    pictures = [[(image.sha256, image.label) for image in part.images] for part in (data.train, data.val)]
+    parts = (arch, pictures, preprocess, recipe, start_sha256)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

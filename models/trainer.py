@@ -89,9 +89,7 @@ class Trainer:
         workers: int,
         progress: Progress,
     ) -> None:
-        # Half precision pays on GPUs only: on a CPU without bfloat16 arithmetic it takes several times as long.
-        precision = "no" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        self._accelerator = Accelerator(mixed_precision=precision)
+        self._accelerator = Accelerator(mixed_precision=_precision())
         self._network: nn.Module = network.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self._head = [network.get_submodule(name) for name in head]
         self._data, self._preprocess, self._recipe = data, preprocess, recipe
@@ -177,19 +175,46 @@ class Trainer:
         return self._validate(self._network.eval())
 
     def _rehearse(self) -> None:
-        """One full step on a copy: memory that would run out in the second phase, hours later, runs out now."""
-        side_px = self._preprocess.crop_px
+        """One full step on a copy: memory that would run out in the second phase, hours later, runs out now.
+
+        So does a side that the network cannot take; two pictures show that.
+        """
+        crop_px, recipe = self._preprocess.crop_px, self._recipe
         share = -(-self._batch // self._accelerator.num_processes)
         if share < 2:
             raise InputError(
                 f"a step has {share} picture a process, and batch normalisation needs two: give a larger --batch-size "
                 f"(or more than the {len(self._data.train)} training pictures)."
             )
+        sides = {crop_px, *(recipe.side_px(crop_px, epoch) for epoch in range(recipe.epochs))}
         network = copy.deepcopy(self._network).train()
-        pixels = torch.zeros(share, 3, side_px, side_px, dtype=torch.uint8, device=self._accelerator.device)
+        for side_px in sorted(sides, key=lambda side_px: (side_px != crop_px, side_px)):
+            count = share if side_px == max(sides) else 2
+            try:
+                self._rehearse_step(network, count, side_px)
+            except Exception as error:  # the network's own code
+                if isinstance(error, InputError) or _is_of_memory(error):
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                raise InputError(
+                    f"the network does not learn from pictures of {crop_px} px, which it classifies ({reason}): "
+                    "its forward must return logits that have gradients in training mode too."
+                    if side_px == crop_px
+                    else f"the network takes pictures of {crop_px} px and none of {side_px} px ({reason}): leave out "
+                    "--train-px and --start-px, or give sides that it can take."
+                ) from error
+
+    def _rehearse_step(self, network: nn.Module, count: int, side_px: int) -> None:
+        pixels = torch.zeros(count, 3, side_px, side_px, dtype=torch.uint8, device=self._accelerator.device)
         with torch.random.fork_rng(devices=[]), self._accelerator.autocast():
-            loss = network(normalized_on_device(pixels, self._preprocess)).float().sum()
-        torch.autograd.backward(loss)
+            logits = network(normalized_on_device(pixels, self._preprocess))
+        if not isinstance(logits, torch.Tensor) or logits.shape != (count, len(self._data.labels)):
+            found = list(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+            raise InputError(
+                f"in training mode the network returns {found}, not logits [{count}, {len(self._data.labels)}]: "
+                "let it return the logits alone then too, without auxiliary heads (aux_logits=False)."
+            )
+        torch.autograd.backward(logits.float().sum())
 
     def _learn(self, phase: str, epochs: int) -> None:
         recipe, state, network = self._recipe, self._state, self._network
@@ -212,7 +237,7 @@ class Trainer:
             self._restore(optimizer, average)
         crop_px = self._preprocess.crop_px
         sides = [recipe.side_px(crop_px, epoch) if phase == "all" else crop_px for epoch in range(epochs)]
-        batches = iter(self._batches(phase, steps, sides))
+        batches = self._batches(phase, steps, sides)
         began = time.monotonic() - state.seconds
         saved = time.monotonic()
         while state.step < steps and not self._has_settled(phase):
@@ -266,7 +291,9 @@ class Trainer:
         loss: torch.Tensor = self._loss(model(pictures), targets)
         optimizer.zero_grad()
         self._accelerator.backward(loss)
-        self._accelerator.clip_grad_norm_(model.parameters(), self._recipe.clip_norm)
+        # Not the accelerator's clip_grad_norm_, which scales back for the optimizer of the phase before too.
+        self._accelerator.unscale_gradients(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), self._recipe.clip_norm)
         optimizer.step()
         return loss.detach()
 
@@ -308,7 +335,7 @@ class Trainer:
         accelerator, classes = self._accelerator, len(self._data.labels)
         network.eval()
         top1 = MulticlassAccuracy(classes, average="micro").to(accelerator.device)
-        balanced = MulticlassAccuracy(classes, average="macro").to(accelerator.device)
+        recalls = MulticlassAccuracy(classes, average="none").to(accelerator.device)
         loss = MeanMetric().to(accelerator.device)
         mine = range(accelerator.process_index, len(self._data.val), accelerator.num_processes)
         pictures, size = DevicePictures(self._data.val, self._preprocess), 2 * self._batch
@@ -321,10 +348,12 @@ class Trainer:
                 logits = network(normalized_on_device(pixels, self._preprocess)).float()
                 loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
                 top1.update(logits, labels)
-                balanced.update(logits, labels)
-        return float(loss.compute()), float(top1.compute()), float(balanced.compute())
+                recalls.update(logits, labels)
+        # Not torchmetrics' own mean, in which a class without pictures counts as soon as it is answered.
+        present = sorted({image.label or 0 for image in self._data.val.images})
+        return float(loss.compute()), float(top1.compute()), float(recalls.compute()[present].mean())
 
-    def _batches(self, phase: str, steps: int, sides: Sequence[int]) -> DataLoader[Any]:
+    def _batches(self, phase: str, steps: int, sides: Sequence[int]) -> Iterator[Any]:
         draws = Draws(
             count=len(self._data.train),
             steps=steps,
@@ -338,7 +367,7 @@ class Trainer:
             world=self._accelerator.num_processes,
         )
         pictures: Any = AugmentedPictures(self._data.train, self._preprocess, self._recipe)
-        return DataLoader(
+        loader = DataLoader(
             pictures,
             batch_sampler=draws,
             num_workers=self._workers,
@@ -346,6 +375,10 @@ class Trainer:
             multiprocessing_context=_workers_context(self._workers),
             pin_memory=self._accelerator.device.type == "cuda",
         )
+        try:
+            yield from loader
+        except InputError as error:  # its message is put behind a traceback when it comes from a worker
+            raise InputError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Groups with `lr_scale` by depth; biases and norms without decay."""
@@ -419,7 +452,7 @@ class Trainer:
             yield
         except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError, on a CPU a bare one
             text = str(error)
-            if isinstance(error, MemoryError) or any(words in text.lower() for words in _MEMORY_WORDS):
+            if _is_of_memory(error):
                 raise InputError(
                     f"memory ran out with {self._batch} pictures of {self._preprocess.crop_px} px a step: "
                     f"give --batch-size {max(2, self._batch // 2)}, or smaller --resize and --crop."
@@ -430,6 +463,17 @@ class Trainer:
                     f"give fewer --workers (now {self._workers}), and continue with --resume."
                 ) from error
             raise
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY_WORDS)
+
+
+def _precision() -> str:
+    """Half precision pays on GPUs only: where its arithmetic is emulated, it takes several times as long."""
+    if not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def _stand_back(worker: int) -> None:

@@ -14,9 +14,13 @@ import msgspec
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.imageset import ImageFile, ImageSet
 from edgecls.runtime.labels import Labels
+from edgecls.runtime.picture import EXTENSIONS
 from edgecls.runtime.progress import Progress, SilentProgress
 
-_VALIDATION = ("val", "valid", "validation")
+_TRAINING = frozenset({"train", "training"})
+_VALIDATION = frozenset({"val", "valid", "validation"})
+_PARTS = _TRAINING | _VALIDATION | {"test", "testing"}
+"""What folders of a divided data set are called, in any case."""
 _MAX_LISTED = 5
 
 
@@ -36,7 +40,7 @@ class TrainingData:
         cls,
         root: Path,
         *,
-        val_fraction: float = 0.1,
+        val_fraction: float | None = 0.1,
         limit: int | None = None,
         progress: Progress = SilentProgress(),  # noqa: B008 (stateless)
     ) -> TrainingData:
@@ -47,35 +51,77 @@ class TrainingData:
 
         Args:
             root: The folder.
-            val_fraction: Share that validates where there is no `val/`, 0..1.
+            val_fraction: Share that validates where there is no `val/`, 0..1; None validates nothing, and leaves a
+                `val/` unread.
             limit: Take at most so many training pictures, spread over the classes.
             progress: Told about the decoding.
 
         Raises:
-            InputError: A picture cannot be decoded; `val/` is missing beside `train/`, or empty; a class has too few
-                pictures; two folders spell one class; the two parts share a picture. The message lists them.
+            InputError: A picture cannot be decoded; `val/` is missing beside `train/`, or the reverse, or empty; a
+                class has too few pictures, or none; two folders spell one class; the two parts share a picture. The
+                message lists them.
         """
-        folders = {entry.name: entry for entry in root.iterdir() if entry.is_dir()} if root.is_dir() else {}
-        validation = next((folders[name] for name in _VALIDATION if name in folders), None)
-        if "train" in folders and validation is None:
-            raise InputError(
-                f"{root} holds train/ but no val/: give --data {root / 'train'} to split that, or add val/. "
-                "(test/ is not looked at: it is for `edgecls evaluate`.)"
-            )
+        training, validation = _parts(root, needs_val=val_fraction is not None)
+        notes: tuple[str, ...] = ()
         with progress.stage("Reading the pictures"):
-            if "train" in folders and validation is not None:
-                train, labels = _labelled(ImageSet.from_folder(folders["train"]))
+            train, labels = _labelled(_composed(ImageSet.from_folder(training or root)))
+            _refuse_empty(train)
+            if val_fraction is None:
+                val = _replaced(train, ())
+            elif validation is not None:
                 val, notes = _labelled_validation(validation, labels)
                 _refuse_overlap(train, val)
             else:
-                everything, labels = _labelled(ImageSet.from_folder(root))
-                train, val = _split(everything, labels, val_fraction)
-                notes = ()
+                train, val = _split(train, labels, val_fraction)
         if limit is not None:
             train = train.take(limit)
+        _refuse_untaught(train, labels)
         with progress.stage("Decoding every picture once"):
             _refuse_unreadable(train, val)
         return cls(train, val, labels, (*notes, *_imbalance(train, labels)))
+
+
+def _parts(root: Path, *, needs_val: bool) -> tuple[Path | None, Path | None]:
+    """The folders to learn from and to validate with; None twice where the folders are classes.
+
+    A class may be called train as well: its folder holds pictures, and the others are called otherwise.
+    """
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    folders = {entry: entry.name.casefold() for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    named = [[entry for entry, name in folders.items() if name in names] for names in (_TRAINING, _VALIDATION)]
+    for found in named:
+        if len(found) > 1:
+            raise InputError(f"{root} holds {_listed([entry.name for entry in found])}: keep one of them.")
+    training, validation = (found[0] if found else None for found in named)
+    divided = bool(folders) and _PARTS.issuperset(folders.values())
+    if training is None:
+        if divided:
+            raise InputError(
+                f"{root} holds {_listed([entry.name for entry in folders])} and nothing to learn from: add train/, or "
+                "give a folder of classes as --data."
+            )
+        return None, None
+    has_classes = any(entry.is_dir() and not entry.name.startswith(".") for entry in training.iterdir())
+    if validation is None and not divided and not has_classes:
+        return None, None
+    if validation is None and needs_val:
+        raise InputError(
+            f"{root} holds {training.name}/ but no val/: give --data {training} to split that, or add val/. "
+            "(test/ is not looked at: it is for `edgecls evaluate`.)"
+        )
+    return training, validation
+
+
+def _composed(images: ImageSet) -> ImageSet:
+    """The set with the names of its folders as Unicode composes them (NFC): archives of macOS have them decomposed."""
+    _refuse_spellings(images.root, sorted({image.folder for image in images.images if image.folder is not None}))
+    return _replaced(
+        images,
+        [
+            msgspec.structs.replace(image, folder=image.folder and unicodedata.normalize("NFC", image.folder))
+            for image in images.images
+        ],
+    )
 
 
 def _labelled(images: ImageSet, labels: Labels | None = None) -> tuple[ImageSet, Labels]:
@@ -85,7 +131,6 @@ def _labelled(images: ImageSet, labels: Labels | None = None) -> tuple[ImageSet,
         raise InputError(
             f"{images.root} has no class folders: put the pictures of every class into a folder of its own."
         )
-    _refuse_spellings(images.root, folders)
     if labels is None:
         if len(folders) < 2:
             raise InputError(f"{images.root} has one class, {folders[0]!r}: a classifier needs at least two.")
@@ -101,8 +146,9 @@ def _labelled_validation(root: Path, labels: Labels) -> tuple[ImageSet, tuple[st
         raise InputError(
             f"nothing to validate with: {error}; or leave {root.name}/ out and train on one folder."
         ) from error
+    images = _composed(images)
     present = {image.folder for image in images.images}
-    unknown = sorted(str(folder) for folder in present - set(labels.names))
+    unknown = sorted(folder for folder in present if folder is not None and folder not in labels.names)
     if unknown:
         raise InputError(
             f"{root} has classes that the training pictures lack: {_listed(unknown)}; "
@@ -141,13 +187,44 @@ def _replaced(images: ImageSet, files: Sequence[ImageFile]) -> ImageSet:
 def _refuse_spellings(root: Path, folders: Sequence[str]) -> None:
     spelled: dict[str, str] = {}
     for folder in folders:
-        plain = re.sub(r"[\s_\-.]+", " ", unicodedata.normalize("NFKC", folder)).strip().casefold()
+        # A minus at the beginning is a sign.
+        plain = re.sub(r"(?!^-)[\s_\-.]+", " ", unicodedata.normalize("NFKC", folder)).strip().casefold()
         if plain in spelled:
             raise InputError(
                 f"{root} spells a class in two ways, {spelled[plain]!r} and {folder!r}: "
                 "put both into one folder, or give them names that differ in letters."
             )
         spelled[plain] = folder
+
+
+def _refuse_empty(images: ImageSet) -> None:
+    """Refuses class folders that are no class, because nothing in them is a picture."""
+    classes = {image.folder for image in images.images}
+    without = []
+    for entry in sorted(images.root.iterdir()):
+        if (
+            entry.is_dir()
+            and not entry.name.startswith(".")
+            and unicodedata.normalize("NFC", entry.name) not in classes
+        ):
+            kinds = sorted({path.suffix.lower() or path.name for path in entry.rglob("*") if path.is_file()})
+            without.append(f"{entry.name!r} ({', '.join(kinds[:_MAX_LISTED]) or 'empty'})")
+    if without:
+        more = f" and {len(without) - _MAX_LISTED} more" if len(without) > _MAX_LISTED else ""
+        raise InputError(
+            f"{images.root} has class folders without a picture: {', '.join(without[:_MAX_LISTED])}{more}; looked for "
+            f"{', '.join(sorted(EXTENSIONS))}. Convert what is in them, or remove them."
+        )
+
+
+def _refuse_untaught(train: ImageSet, labels: Labels) -> None:
+    taught = {image.label for image in train.images}
+    untaught = [name for index, name in enumerate(labels.names) if index not in taught]
+    if untaught:
+        raise InputError(
+            f"no training picture is left of {_listed(untaught)}: give --limit {len(labels)} or more, if any, and take "
+            "pictures that lie in two classes out of one."
+        )
 
 
 def _refuse_overlap(train: ImageSet, val: ImageSet) -> None:
@@ -174,7 +251,7 @@ def _imbalance(train: ImageSet, labels: Labels) -> tuple[str, ...]:
         return ()
     return (
         f"the classes are unequal: {high} training pictures of {labels.names[most or 0]}, {low} of "
-        f"{labels.names[least or 0]}; --class-weights makes them count the same",
+        f"{labels.names[least or 0]}; for a network, --class-weights makes them count the same",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgecls.console import Console, quoted, table_text
-from edgecls.options import model_options, output_option, output_options, threads_option
+from edgecls.options import PREPROCESS_FIELDS, model_options, output_option, output_options, threads_option
 from edgecls.parameter_types import INPUT_FOLDER, output_file
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edgecls.runtime import Labels
 
 _WORST = 10
+_ELSEWHERE = ("checkpoint", "labels", "classes", "templates", *PREPROCESS_FIELDS)
+"""Options that an export needs as well."""
 
 
 @click.command("evaluate", short_help="Accuracy of a checkpoint.")
@@ -80,7 +82,7 @@ def command(
     if metrics.unavailable and not console.quiet:
         lines.append(f"note: {metrics.unavailable}")
     console.result(evaluation, "\n".join(lines).rstrip())
-    options = " ..." if context.params["checkpoint"] or context.params["labels"] else ""
+    options = " ..." if any(context.params[name] not in (None, ()) for name in _ELSEWHERE) else ""
     precision = "" if classifier.float32_only else " --int8 --calibration DIR"
     console.next(f"edgecls export {quoted(Path(classifier.model))}{options} --target onnxruntime{precision}")
     return 0 if evaluation.valid else 4

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgecls.console import Console, quoted, size_text
 from edgecls.options import (
@@ -21,6 +22,9 @@ from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, one_of, output_fil
 if TYPE_CHECKING:
     from edgecls.models.recipe import Recipe
     from edgecls.runtime import Preprocess
+
+_HOG_SVM = {"data", "arch", "kernel", "limit", "seed", "output", "json", "quiet"}
+"""Options that it takes."""
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _SHARE = click.FloatRange(min=0, max=1, max_open=True)
@@ -63,7 +67,7 @@ _RECIPE = [
 @click.option("--match", type=one_of("name", "order"), default="name", show_default=True, help="How they find layers.")
 @preprocess_options
 @with_options(_RECIPE)
-@click.option("--kernel", type=one_of("rbf", "linear"), default="rbf", show_default=True, help="Of hog-svm.")
+@click.option("--kernel", type=one_of("rbf", "linear"), help="Of hog-svm. [default: rbf]")
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="At most so many training pictures.")
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the file.")
 @click.option("--resume", is_flag=True, help="Go on with a training that was killed.")
@@ -104,15 +108,15 @@ def command(
     from edgecls.runtime.atomic_file import refuse_overwriting
     from edgecls.runtime.cpu import cpu_count
 
-    given = {name: value for name, value in fields.items() if value is not None}
     if arch == "hog-svm":
-        if given or from_scratch or freeze or checkpoint or half or resume or preview:
-            raise click.UsageError("hog-svm is no network: of the options of training it takes --kernel and --limit.")
-        return _train_hog_svm(console, data, kernel, limit, seed, output or Path("model.onnx"))
-    recipe = _recipe(given, from_scratch=from_scratch, freeze=freeze, seed=seed)
+        _refuse_options_of_networks()
+        return _train_hog_svm(console, data, kernel or "rbf", limit, seed, output or Path("model.onnx"))
+    if kernel is not None:
+        raise click.UsageError(f"--kernel {kernel} is for --arch hog-svm, and this is {arch}: leave it out.")
+    recipe = _recipe(fields, from_scratch=from_scratch, freeze=freeze, seed=seed)
     output = output or Path("model.safetensors")
     with console.work() as progress, needs_extra("train", "Training"):
-        from edgecls.models.train import input_of, refuse_output, train
+        from edgecls.models.train import input_of, refuse_output, refuse_start, train
 
         refuse_overwriting(preview or output, filter(None, (model_file(arch), checkpoint)))
         # First what costs nothing: the pictures may take an hour to read.
@@ -120,6 +124,8 @@ def command(
         if preview is not None:
             return _preview(console, data, preprocess, recipe, limit, preview)
         refuse_output(output, resume=resume)
+        start: dict[str, Any] = {"from_scratch": from_scratch, "checkpoint": checkpoint, "match": match}
+        refuse_start(arch, preprocess, **start)
         pictures = TrainingData.open(data, val_fraction=recipe.val_fraction, limit=limit, progress=progress)
         for note in pictures.notes:
             progress.note(note)
@@ -129,9 +135,7 @@ def command(
             preprocess=preprocess,
             output=output,
             recipe=recipe,
-            from_scratch=from_scratch,
-            checkpoint=checkpoint,
-            match=match,
+            **start,
             half=half,
             resume=resume,
             workers=cpu_count() if workers is None else workers,
@@ -152,9 +156,10 @@ def command(
     return 0
 
 
-def _recipe(given: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: int) -> Recipe:
+def _recipe(fields: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: int) -> Recipe:
     from edgecls.models.recipe import Recipe
 
+    given = {name: value for name, value in fields.items() if value is not None}
     if freeze:
         if given.get("epochs"):
             raise click.UsageError("--freeze trains the head only: say how long with --head-epochs, not --epochs.")
@@ -162,12 +167,28 @@ def _recipe(given: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: in
     return (Recipe.from_scratch if from_scratch else Recipe)(**given, seed=seed)
 
 
+def _refuse_options_of_networks() -> None:
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in _HOG_SVM
+        and context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(
+            f"hog-svm is no network: leave out {', '.join(given)}; it takes --kernel, --limit and --seed."
+        )
+
+
 def _train_hog_svm(console: Console, data: Path, kernel: Any, limit: int | None, seed: int, output: Path) -> int:
     from edgecls.models.hog_svm import train_hog_svm
     from edgecls.models.training_data import TrainingData
 
     with console.work() as progress:
-        pictures = TrainingData.open(data, limit=limit, progress=progress)
+        pictures = TrainingData.open(data, val_fraction=None, limit=limit, progress=progress)
+        for note in pictures.notes:
+            progress.note(note)
         result = train_hog_svm(
             pictures.train, pictures.labels, output=output, kernel=kernel, seed=seed, progress=progress
         )

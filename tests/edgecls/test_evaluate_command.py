@@ -97,3 +97,13 @@ def test_without_scikit_learn_it_counts(project, monkeypatch, capsys):
     assert "84.62 %" in printed
     assert "note: precision, recall, F1, balanced accuracy and AUC need scikit-learn" in printed
     assert "pip install 'edgecls[metrics]'" in printed
+
+
+def test_the_next_command_of_a_model_that_needs_options_says_so(project, capsys):
+    (project / "edgecls.toml").write_text("")
+    (project / "net.py").write_text(NET.replace("(0, 2)", "(0, 0)"))
+    for index, name in enumerate(("red", "green", "blue")):
+        (project / "data" / name).rename(project / "data" / str(index))
+    size = ["--resize", "16", "--crop", "16", "--mean", "0.5", "--std", "1"]
+    assert cli.main(["evaluate", "net.py:make", "--data", "data", *size, "--threads", "1"]) == 0
+    assert "Next: edgecls export net.py:make ... --target onnxruntime" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from PIL import Image
 from training_pictures import write_network, write_pictures
 
 from edgecls import cli
+from edgecls.models.training_data import TrainingData
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +76,41 @@ def test_freeze_is_the_head_alone(pictures, tmp_path, capfd) -> None:
         (["--arch", "hog-svm", "--epochs", "3"], "--kernel"),
         (["--arch", "resnet18", "--from-scratch", "--checkpoint", str(cifar10.TRAINED)], "leave out --checkpoint"),
         (["--arch", "resnet18", "--resume"], "nothing to resume"),
+        (["--arch", "resnet18", "--kernel", "linear"], "--kernel linear is for --arch hog-svm, and this is resnet18"),
+        (["--arch", "hog-svm", "--resize", "64"], "leave out --resize"),
+        (["--arch", "hog-svm", "--crop", "64", "--colour", "bgr"], "leave out --crop, --colour"),
+        (["--arch", "hog-svm", "--exif", "apply", "--match", "order"], "leave out --match, --exif"),
+        (["--arch", "hog-svm", "--workers", "0", "--threads", "1"], "leave out --workers, --threads"),
+        (["--arch", "resnet18", "--checkpoint", str(cifar10.TRAINED)], "does not fit resnet18"),
+        (["--arch", "timm:test_vit4"], "no trained weights"),
     ],
 )
-def test_senseless_options_are_refused_before_anything_is_learned(
-    arguments, message, pictures, tmp_path, capfd
+def test_senseless_options_are_refused_before_anything_is_read(
+    arguments, message, pictures, tmp_path, capfd, monkeypatch
 ) -> None:
+    monkeypatch.setattr(TrainingData, "open", lambda *_, **__: pytest.fail("too late"))
     output = tmp_path / "a.safetensors"
     extra = ["--from-scratch"] if "--resume" in arguments else []
     assert run("--data", pictures, *arguments, *extra, "-o", output) == 2
     assert message in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a"])
+def test_weights_that_could_not_be_exported_are_refused(name, pictures, tmp_path, capfd) -> None:
+    assert run("--data", pictures, "--arch", "resnet18", *QUICK, "-o", tmp_path / name) == 2
+    assert "call it a.safetensors" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_hog_svm_learns_from_every_picture_and_tells_what_is_odd(tmp_path, capfd) -> None:
+    root = write_pictures(tmp_path / "pictures", 12)
+    for path in sorted((root / "red").iterdir())[3:]:
+        path.unlink()
+    assert run("--data", root, "--arch", "hog-svm", "-o", tmp_path / "a.onnx", "--json") == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)["pictures"] == 27
+    assert "classes are unequal" in shown.err
 
 
 def test_hog_svm_makes_a_file_that_exports(pictures, tmp_path, capfd) -> None:

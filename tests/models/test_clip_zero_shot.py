@@ -258,6 +258,7 @@ def test_a_file_beside_its_configuration(small, tmp_path):
 @pytest.mark.parametrize(
     ("model", "options", "complaint"),
     [
+        ("clip:small-vit", {"classes": Labels(("frog",))}, "has one class, 'frog'.*add another"),
         ("clip:small-vit", {"classes": None}, "no classes of its own.*--classes FILE"),
         ("clip:small-vit", {"labels": CLASSES}, "leave --labels out"),
         ("clip:small-vit", {"match": "order"}, "--match order is not for clip:small-vit"),

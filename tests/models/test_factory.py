@@ -144,3 +144,9 @@ def test_the_cause_is_kept(tmp_path):
     with pytest.raises(InputError) as error:
         open_classifier(f"{path}:make", override=FLAGS)
     assert isinstance(error.value.__cause__, KeyError)
+
+
+def test_one_output_is_no_classifier(tmp_path):
+    path = write(tmp_path, "def make():\n    return nn.Sequential(Net(), nn.Linear(6, 1), nn.Sigmoid())\n")
+    with pytest.raises(InputError, match=r"has one output.*torch\.cat"):
+        open_classifier(f"{path}:make", override=FLAGS)

@@ -269,6 +269,11 @@ class TestRefusals:
         with pytest.raises(MissingExtraError, match=r"skimage is not installed.*edgecls\[hog-svm\]"):
             train_hog_svm(pictures, self.LABELS, output=root / "model.onnx", progress=SILENT)
 
+    def test_a_fold_without_anything_to_see(self, root):
+        for index, path in enumerate(sorted(root.glob("*/*.png"))[1:]):
+            Image.new("L", (8, 8), index).save(path)
+        assert "cross-validation in 3 folds finds nothing to learn" in self.attempt(root)
+
     def test_all_the_same(self, root):
         for index, path in enumerate(sorted(root.glob("*/*.png"))):
             Image.new("L", (8, 8), index).save(path)

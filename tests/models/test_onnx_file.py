@@ -73,9 +73,11 @@ def test_preprocessing_must_be_given(tmp_path, flag):
         (graph("float[batch, 3, 32, 32] image, float[1] extra"), r"has 2 inputs \(image, extra\)"),
         (graph(made="float[batch, 7] logits, float[batch, 3] flat"), r"has 2 outputs \(logits, flat\)"),
         (graph(made="float[batch, 3, 1, 1] pooled"), r"must be float32 \[batch, classes\]"),
+        (graph(made="float[batch, 1] logits", body=f"{BODY.replace('logits', 'x')}\nlogits = ReduceMax<axes = [1]>(x)"),
+         r"has one output.*they are 0 and x"),
         (graph(body="logits = MatMul(image, weight)"), "does not run on a 32x32 px picture"),
     ],
-    ids=["uint8", "nhwc", "grey", "flat", "size", "inputs", "outputs", "features", "fails"],
+    ids=["uint8", "nhwc", "grey", "flat", "size", "inputs", "outputs", "features", "sigmoid", "fails"],
 )  # fmt: skip
 def test_what_is_no_classifier_is_refused(tmp_path, model, message):
     with pytest.raises(InputError, match=message):

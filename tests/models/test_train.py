@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,16 +16,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training_pictures import write_network, write_pictures
 
-from edgecls.models import open_classifier, trainer
+from edgecls.models import open_classifier, timm_zoo, trainer
+from edgecls.models.architecture import find_architecture
 from edgecls.models.recipe import Recipe
 from edgecls.models.train import TrainResult, train
 from edgecls.models.training_data import TrainingData
-from edgecls.models.training_record import TrainingRecord
-from edgecls.runtime import InputError, Labels, Preprocess
+from edgecls.models.training_record import Epoch, TrainingRecord
+from edgecls.runtime import ImageSet, InputError, Labels, Preprocess
 from edgecls.runtime.progress import SilentProgress
+
+import timm  # isort: skip
 
 INPUT = Preprocess(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 RECIPE = Recipe.from_scratch(
@@ -45,6 +50,13 @@ def network(tmp_path: Path) -> str:
 def fit(network: str, data: TrainingData, output: Path, recipe: Recipe = RECIPE, **options) -> TrainResult:
     options = {"preprocess": INPUT, "from_scratch": True, "threads": 1, **options}
     return train(network, data, output=output, recipe=recipe, **options)
+
+
+EPOCH = Epoch(
+    phase="head", epoch=1, side_px=32, learning_rate=0.0, loss=0.0, val_loss=0.0, val_top1=0.0, val_balanced=0.0,
+    seconds=0.0,
+)  # fmt: skip
+"""Of a training that did nothing."""
 
 
 class KilledError(BaseException):
@@ -151,6 +163,21 @@ def test_another_training_is_not_resumed(network: str, data: TrainingData, tmp_p
         fit(network, data, tmp_path / "b.safetensors", resume=True)
 
 
+def test_a_training_is_not_resumed_once_its_pictures_are_drawn_in_another_order(network: str, tmp_path: Path) -> None:
+    root, output = write_pictures(tmp_path / "pictures", 5), tmp_path / "a.safetensors"
+    data = TrainingData.open(root)
+    with pytest.raises(KilledError):
+        fit(network, data, output, progress=Killer(3))
+    first = root / data.train.images[0].path
+    last = first.rename(first.with_name("z.png"))
+    renamed = TrainingData.open(root)
+    assert renamed.train.digest == data.train.digest
+    with pytest.raises(InputError, match="another training"):
+        fit(network, renamed, output, resume=True)
+    last.rename(first.with_name("0-.png"))
+    fit(network, TrainingData.open(root), output, resume=True)
+
+
 def test_a_frozen_backbone_keeps_every_bit(network: str, data: TrainingData, tmp_path: Path) -> None:
     base = fit(network, data, tmp_path / "base.safetensors")
     recipe = Recipe(epochs=0, head_epochs=2, batch_size=8, seed=1)
@@ -160,6 +187,51 @@ def test_a_frozen_backbone_keeps_every_bit(network: str, data: TrainingData, tmp
     assert changed == {"9.weight", "9.bias"}
     assert tuned.record.start == "checkpoint"
     assert tuned.record.start_sha256 == base.record.weights_sha256
+
+
+@pytest.mark.parametrize("arch", ["timm:test_vit", "timm:test_resnet", "torchvision:resnet18"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_backbone_without_a_head_gets_a_new_one(
+    arch, prefix, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = find_architecture(arch).build(32)
+    head = find_architecture(arch).head(network)
+    backbone = {name: t for name, t in network.state_dict().items() if not name.startswith(f"{head[0]}.")}
+    torch.save({f"{prefix}{name}": tensor for name, tensor in backbone.items()}, tmp_path / "headless.pth")
+    monkeypatch.setattr(trainer.Trainer, "run", lambda self: (self._network.state_dict(), (EPOCH,), EPOCH))
+    recipe = Recipe(epochs=1, batch_size=8)
+    result = fit(
+        arch, data, tmp_path / "a.safetensors", recipe, from_scratch=False, checkpoint=tmp_path / "headless.pth"
+    )
+    weights = load_file(result.path)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in backbone.items())
+    assert weights[f"{head[0]}.weight"].shape[0] == 3
+
+
+def test_a_backbone_with_other_gaps_is_refused(data: TrainingData, tmp_path: Path) -> None:
+    weights = find_architecture("timm:test_vit").build(32).state_dict()
+    del weights["head.weight"], weights["head.bias"], weights["norm.weight"]
+    torch.save(weights, tmp_path / "gaps.pth")
+    with pytest.raises(InputError, match=r"3 missing in the checkpoint: norm\.weight"):
+        fit("timm:test_vit", data, tmp_path / "a.safetensors", from_scratch=False, checkpoint=tmp_path / "gaps.pth")
+
+
+def test_weights_of_timm_without_a_classifier_get_one(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = timm.create_model("test_vit", num_classes=0, img_size=32)
+    save_file(backbone.state_dict(), tmp_path / "model.safetensors")
+    config = {"file": str(tmp_path / "model.safetensors"), "num_classes": 0}
+    known = timm_zoo.TimmModel("test_vit")._config
+    monkeypatch.setattr(timm_zoo.TimmModel, "_config", {**known, **config})
+    monkeypatch.setattr(trainer.Trainer, "run", lambda self: (self._network.state_dict(), (EPOCH,), EPOCH))
+    with pytest.raises(InputError, match="have no classifier"):
+        open_classifier("timm:test_vit")
+    result = fit("timm:test_vit", data, tmp_path / "a.safetensors", Recipe(batch_size=8), from_scratch=False)
+    weights = load_file(result.path)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in backbone.state_dict().items())
+    assert weights["head.weight"].shape == (3, 64)
+    assert result.record.start == "library"
 
 
 def test_half_precision_halves_the_file_and_is_validated_as_stored(
@@ -255,6 +327,144 @@ def test_weights_that_cannot_be_had_name_the_file_and_the_other_way(
     monkeypatch.setattr("urllib.request.urlopen", _no_network)
     with pytest.raises(InputError, match=r"mobilenet_v3_small.*--checkpoint.*--from-scratch"):
         fit("torchvision:mobilenet_v3_small", data, tmp_path / "a.safetensors", from_scratch=False)
+
+
+class HalfPrecision(trainer.Accelerator):
+    """Computes as on a GPU without bfloat16: float16, and a loss that is scaled."""
+
+    mixed_precision = "fp16"
+
+    def __init__(self, mixed_precision: str) -> None:
+        super().__init__(mixed_precision=mixed_precision)
+        self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", 1024.0)
+
+
+def test_gradients_of_half_precision_are_scaled_back_once(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+
+    def record(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        (head,) = (p for group in optimizer.param_groups for p in group["params"] if p.shape == (3, 16))
+        norms.append(float(head.grad.norm()))
+
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, learning_rate=1e-6)
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        fit(network, data, tmp_path / "whole.safetensors", recipe)
+        monkeypatch.setattr(trainer, "Accelerator", HalfPrecision)
+        fit(network, data, tmp_path / "half.safetensors", recipe)
+    finally:
+        hook.remove()
+    whole, half = np.split(np.array(norms), 2)
+    np.testing.assert_allclose(half, whole, rtol=0.05)
+
+
+@pytest.mark.parametrize(("real", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_bfloat16_that_is_emulated_is_not_taken(real, precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: real or including_emulation)
+    asked = []
+
+    def accelerator(mixed_precision: str) -> None:
+        asked.append(mixed_precision)
+        raise KilledError
+
+    monkeypatch.setattr(trainer, "Accelerator", accelerator)
+    with pytest.raises(KilledError):
+        trainer.Trainer(
+            torch.nn.Flatten(), (), None, INPUT, RECIPE, state_file=Path(), key="", workers=0, progress=SilentProgress()
+        )
+    assert asked == [precision]
+
+
+@pytest.mark.parametrize(
+    ("arch", "crop_px", "sides"),
+    [
+        ("timm:vit_tiny_patch16_224", 32, {"train_px": 48}),
+        ("timm:vit_tiny_patch16_224", 32, {"start_px": 24}),
+        ("torchvision:squeezenet1_1", 32, {"start_px": 8}),
+    ],
+)
+def test_sides_that_the_network_cannot_take_are_told_before_the_first_epoch(
+    arch, crop_px, sides, data: TrainingData, tmp_path: Path
+) -> None:
+    recipe = Recipe(epochs=2, head_epochs=1, batch_size=4, **sides)
+    with pytest.raises(InputError, match=rf"takes pictures of 32 px and none of {min(sides.values())} px.*--train-px"):
+        fit(arch, data, tmp_path / "a.safetensors", recipe)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("(logits, logits)", r"returns a tuple, not logits \[8, 3\].*aux_logits=False"),
+        ("logits[:, :2]", r"returns \[8, 2\], not logits \[8, 3\]"),
+        ("logits.no_such_method()", "AttributeError: .*no_such_method.*: its forward must"),
+        ("logits.detach()", "RuntimeError: .*does not require grad.*: its forward must"),
+    ],
+)
+def test_networks_that_fail_in_training_mode_only(answer, message, data: TrainingData, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"""
+from torch import nn
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        logits = self.last(x.mean((2, 3)))
+        return {answer} if self.training else logits
+""")
+    with pytest.raises(InputError, match=message):
+        fit(f"{tmp_path / 'own.py'}:Own", data, tmp_path / "a.safetensors")
+
+
+class TakesTurns(torch.nn.Module):
+    """Answers 0, 1, 2, 0, ... whatever it sees."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return torch.eye(3)[torch.arange(len(pictures)) % 3]
+
+
+def test_classes_without_validation_pictures_do_not_lower_the_balanced_accuracy(data: TrainingData) -> None:
+    two = ImageSet(data.val.root, tuple(image for image in data.val.images if image.label != 2))
+    assert [image.label for image in two.images] == [0, 0, 1, 1]
+    judge = trainer.Trainer(
+        TakesTurns(), (), replace(data, val=two), INPUT, RECIPE,
+        state_file=Path(), key="", workers=0, progress=SilentProgress(),
+    )  # fmt: skip
+    assert judge.validate({})[1:] == (0.25, 0.25)
+
+
+BREAKS = """
+import sys
+from pathlib import Path
+from edgecls.models.recipe import Recipe
+from edgecls.models.train import train
+from edgecls.models.training_data import TrainingData
+from edgecls.runtime import InputError, Preprocess
+
+pictures, network, output = sys.argv[1:]
+data = TrainingData.open(Path(pictures))
+(data.train.root / data.train.images[0].path).write_bytes(b"nothing")
+size = Preprocess(resize_px=36, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+recipe = Recipe.from_scratch(epochs=1, batch_size=8)
+try:
+    train(network, data, preprocess=size, output=Path(output), recipe=recipe, from_scratch=True, workers=1)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_picture_that_breaks_during_the_training_is_told_alone(tmp_path: Path) -> None:
+    pictures, network = write_pictures(tmp_path / "pictures", 4), write_network(tmp_path)
+    command = [sys.executable, "-c", BREAKS, str(pictures), network, str(tmp_path / "a.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith(f"'{pictures}"), done.stderr
+    assert len(done.stdout.splitlines()) == 1
 
 
 def _no_network(*_: object, **__: object) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from training_pictures import write_pictures
 
 from edgecls.models.training_data import TrainingData
-from edgecls.runtime import InputError
+from edgecls.runtime import ImageSet, InputError
 
 
 def test_one_folder_is_split_by_content_whatever_the_files_are_called(tmp_path: Path) -> None:
@@ -55,6 +55,59 @@ def test_unequal_classes_are_told(tmp_path: Path) -> None:
     assert "--class-weights" in note
 
 
+@pytest.mark.parametrize(("train", "val"), [("training", "validation"), ("Train", "Val"), ("TRAIN", "Valid")])
+def test_parts_are_known_however_they_are_spelled(train: str, val: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path / train, 3)
+    write_pictures(tmp_path / val, 2, seed=1)
+    data = TrainingData.open(tmp_path)
+    assert (len(data.train), len(data.val)) == (9, 6)
+    assert data.labels.names == ("blue", "green", "red")
+
+
+@pytest.mark.parametrize("names", [("valid", "invalid"), ("Train", "Bus"), ("test", "other")])
+def test_classes_may_be_called_like_parts(names: tuple[str, str], tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3)
+    shutil.rmtree(tmp_path / "blue")
+    for old, new in zip(("green", "red"), names, strict=True):
+        (tmp_path / old).rename(tmp_path / new)
+    assert TrainingData.open(tmp_path).labels.names == tuple(sorted(names))
+
+
+def test_without_validation_everything_teaches(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "a", 3)
+    assert [len(part) for part in _parts_of(root)] == [9, 0]
+    write_pictures(tmp_path / "b" / "train", 3)
+    assert [len(part) for part in _parts_of(tmp_path / "b")] == [9, 0]
+    write_pictures(tmp_path / "b" / "val", 2, seed=1)
+    assert [len(part) for part in _parts_of(tmp_path / "b")] == [9, 0]
+
+
+def _parts_of(root: Path) -> tuple[ImageSet, ImageSet]:
+    data = TrainingData.open(root, val_fraction=None)
+    return data.train, data.val
+
+
+def test_negative_numbers_are_classes_of_their_own(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3)
+    for old, new in (("blue", "-1"), ("green", "0"), ("red", "1")):
+        (tmp_path / old).rename(tmp_path / new)
+    assert TrainingData.open(tmp_path).labels.names == ("-1", "0", "1")
+
+
+def test_names_match_however_accents_are_composed(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (write_pictures(tmp_path / "train", 3) / "red").rename(tmp_path / "train" / decomposed)
+    (write_pictures(tmp_path / "val", 2, seed=1) / "red").rename(tmp_path / "val" / composed)
+    data = TrainingData.open(tmp_path)
+    assert data.labels.names == ("blue", composed, "green")
+    assert sorted(image.label for image in data.val.images) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_limit_that_leaves_a_class_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no training picture is left of '\w+': give --limit 3 or more"):
+        TrainingData.open(write_pictures(tmp_path, 3), limit=2)
+
+
 def _only_train(root: Path) -> None:
     write_pictures(root / "train", 2)
 
@@ -62,6 +115,38 @@ def _only_train(root: Path) -> None:
 def _empty_val(root: Path) -> None:
     write_pictures(root / "train", 2)
     (root / "val").mkdir()
+
+
+def _no_train(root: Path) -> None:
+    write_pictures(root / "valid", 2)
+    write_pictures(root / "test", 2, seed=1)
+
+
+def _two_train(root: Path) -> None:
+    write_pictures(root / "train", 2)
+    write_pictures(root / "training", 2, seed=1)
+
+
+def _flat_val(root: Path) -> None:
+    write_pictures(root / "train", 2)
+    (root / "val").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "val" / "a.png")
+
+
+def _empty_class(root: Path) -> None:
+    (write_pictures(root, 2) / "yellow").mkdir()
+
+
+def _other_kind(root: Path) -> None:
+    (write_pictures(root / "train", 2) / "yellow").mkdir()
+    (root / "train" / "yellow" / "IMG_1.HEIC").write_bytes(b"ftyp")
+    write_pictures(root / "val", 2, seed=1)
+
+
+def _two_compositions(root: Path) -> None:
+    write_pictures(root, 2)
+    (root / "red").rename(root / "caf\u00e9")
+    (root / "green").rename(root / "cafe\u0301")
 
 
 def _two_spellings(root: Path) -> None:
@@ -111,6 +196,12 @@ def _shared(root: Path) -> None:
     [
         (_only_train, "no val/"),
         (_empty_val, "nothing to validate with"),
+        (_no_train, "holds 'test', 'valid' and nothing to learn from: add train/"),
+        (_two_train, "holds 'train', 'training': keep one"),
+        (_flat_val, "val has no class folders"),
+        (_empty_class, r"without a picture: 'yellow' \(empty\)"),
+        (_other_kind, r"without a picture: 'yellow' \(\.heic\); looked for .*\.jpg"),
+        (_two_compositions, "spells a class in two ways"),
         (_two_spellings, "'Red' and 'red'"),
         (_lone_picture, "'red' has only one picture"),
         (_only_copies, "'red' has only one picture"),
