@@ -21,7 +21,7 @@ from edgecls.runtime.canvas import Canvas
 from edgecls.runtime.cpu import cpu_count, cpu_isa
 from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
-from edgecls.runtime.errors import BundleError, InputError, UnsupportedError
+from edgecls.runtime.errors import BundleError, EngineError, InputError, UnsupportedError
 from edgecls.runtime.forked import ForkedEngine
 from edgecls.runtime.picture_limits import DEFAULT_LIMITS, PictureLimits
 from edgecls.runtime.preprocess import Picture, Preprocess
@@ -198,7 +198,16 @@ class Session:
                 yield error if tolerant and isinstance(error, InputError) else answer.result()
 
     def rank(self, logits: NDArray[np.float32], top: int) -> tuple[Prediction, ...]:
-        """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes."""
+        """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes.
+
+        Raises:
+            EngineError: A logit is not finite.
+        """
+        if not np.isfinite(logits).all():
+            raise EngineError(
+                f"{self.bundle.path} answers with logits that are not finite, {logits.min()} to {logits.max()}: "
+                "check it with edgecls verify, or export it again"
+            )
         top = min(top, len(logits))
         best = np.argpartition(-logits, top - 1)[:top]
         best = best[np.lexsort((best, -logits[best]))]
