@@ -112,7 +112,9 @@ class OpenVinoEngine:
                 request = idle.pop()
             except IndexError:
                 request = self._compile(source, single=single).create_infer_request()
-            request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+            # OpenVINO wraps no array that may not be written, although it only reads.
+            writable = np.require(images, requirements="W")
+            request.set_input_tensor(openvino.Tensor(writable, shared_memory=True))
             request.infer()
             # The output buffer belongs to the request and is written again by the next call.
             logits: NDArray[np.float32] = request.get_output_tensor().data.copy()

@@ -151,6 +151,7 @@ def test_a_bug_says_how_to_see_more_and_shows_it_when_asked(bundle, monkeypatch,
     [
         ["classify"],
         ["classify", "absent.edgecls", "a.png"],
+        ["classify", "net.edgecls", "a.png", "--threads", "3000000000"],
         ["bench", "net.edgecls"],
         ["bench", "net.edgecls", "--data", "absent"],
         ["bench", "net.edgecls", "--data", ".", "-o", "absent/report.json"],

@@ -49,6 +49,11 @@ def test_top_is_limited_to_the_classes_and_scores_are_probabilities(session):
     assert {p.label for p in everything} == {f"class {i}" for i in range(7)}
     with pytest.raises(InputError, match="at least 1"):
         session.classify(picture(), top=0)
+    assert session.classify(picture(), top=np.int64(2)) == everything[:2]
+    for top in (2.5, "a", None):
+        for ask in (session.classify, session.classify_stream):
+            with pytest.raises(InputError, match=f"top is {top!r}; it must be a whole number"):
+                ask(picture(), top=top)
 
 
 def test_a_batch_gives_what_single_pictures_give(session):
@@ -67,6 +72,8 @@ def test_logits_are_refused_for_what_is_not_a_crop(session):
     for bad in (good.astype(np.float32), good[:, :31], good[..., :1], good[:0], np.zeros((1, 3, 32, 32), np.uint8)):
         with pytest.raises(InputError, match=r"takes uint8 \[batch, 32, 32, 3\]"):
             session.logits(bad)
+    with pytest.raises(InputError, match="takes a numpy array, not a list"):
+        session.logits(good.tolist())
 
 
 def test_ranking_is_stable_among_equals(session):
@@ -151,6 +158,8 @@ def test_other_errors_of_a_stream_are_always_raised(session, bundle_path):
     [
         ({"top": 0}, "top is 0"),
         ({"workers": 0}, "workers is 0"),
+        ({"workers": 2.0}, "workers is 2.0"),
+        ({"workers": 1025}, "workers is 1025; it must be at most 1024"),
         ({"ahead": -1}, "ahead is -1"),
         ({"errors": "ignore"}, "errors is 'ignore'; choose"),
     ],
@@ -233,9 +242,10 @@ def test_an_engine_that_this_edgecls_does_not_know_is_refused(bundle_path):
     assert {"onnxruntime", "openvino"} <= set(engine_names())
 
 
-def test_threads_must_be_positive(bundle_path):
-    with pytest.raises(InputError, match="threads is 0"):
-        load(bundle_path, threads=0)
+def test_threads_must_be_positive_and_not_too_many(bundle_path):
+    for threads in (0, 2.0, "2", 1025, 3_000_000_000):
+        with pytest.raises(InputError, match=f"threads is {threads!r}; it must be"):
+            load(bundle_path, threads=threads)
 
 
 def made_for(manifest, isa, activations):
