@@ -10,6 +10,7 @@ from PIL import Image
 from edgecls.runtime import Bundle, BundleError, EngineError, InputError, MissingExtraError, UnsupportedError, load
 from edgecls.runtime import session as session_module
 from edgecls.runtime.bundle import Padding
+from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.engines import engine_module, engine_names
 from edgecls.runtime.session import Session, check_isa
 from edgecls.runtime.verify import verify_bundle
@@ -301,6 +302,27 @@ def test_other_pixels_fail_the_verification(session):
     result = verify_bundle(session)
     assert not result.passed
     assert not any(sample.pixels_match for sample in result.samples)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"junk", "is not a JPEG, PNG"),
+        (encoded(picture())[:-60], "is damaged"),
+        (encoded(np.zeros((1100, 1000, 3), np.uint8)), "1100000 pixels, more than 1048576"),
+        (b"BM" + bytes(60), "is a BMP picture; only png"),
+    ],
+    ids=["no picture", "cut", "large", "another format"],
+)
+def test_a_golden_sample_that_is_no_small_png_is_the_bundles_fault(bundle_parts, bundle_path, content, reason):
+    manifest, files = bundle_parts
+    files = {**files, manifest.golden[0].image: content}
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
+    with (
+        load(bundle_path, threads=1) as session,
+        pytest.raises(BundleError, match=f"the golden sample 'golden/lying.png' of .* cannot be read: .*{reason}"),
+    ):
+        verify_bundle(session)
 
 
 def test_a_graph_with_another_number_of_classes_is_a_bundle_error(session):
