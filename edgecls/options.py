@@ -74,7 +74,7 @@ def threads_option(command: Command) -> Command:
     """`--threads N`."""
     return click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=1024),
         metavar="N",
         help="Threads of one inference. [default: the CPUs that this process may use]",
     )(command)

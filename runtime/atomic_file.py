@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,23 +23,35 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     The bytes go to a hidden file in the same folder, are flushed to the disk and renamed. If the block raises, or the
     disk is full, that file is removed and an older file of the name `path` is untouched; a killed process leaves it
-    behind. Where `path` is a link, the file that it leads to is replaced.
+    behind. Where `path` is a link, the file that it leads to is replaced. The new file has the permissions of the old
+    one, and where the system allows it the owner and the group.
 
     Raises:
         InputError: The folder does not exist or cannot be written, `path` is no file, or the disk is full; choose
             another `-o`. What the block raises for other reasons passes through.
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
+    try:
+        old = target.stat()
+    except OSError:
+        old = None
+    if old is not None and not stat.S_ISREG(old.st_mode):
         raise InputError(f"cannot write {target}: it exists and is not a file. Choose another name")
     # Not `tempfile`: its files are private, and the umask that would tell the usual mode cannot be read without
     # changing it for all threads.
     part = target.with_name(PART_PATTERN.replace("*", secrets.token_hex(8)))
+    # Given when it is created: narrowed afterwards, somebody might have opened it before.
+    mode = 0o666 if old is None else old.st_mode & 0o777
     try:
-        raw = _WatchedFile(part, "xb")
+        raw = _WatchedFile(part, "xb", opener=lambda name, flags: os.open(name, flags, mode))
     except OSError as error:
         raise _cannot_write(target, error) from error
     try:
+        if old is not None and os.name == "posix":
+            with contextlib.suppress(OSError):
+                os.fchown(raw.fileno(), old.st_uid, old.st_gid)
+            with contextlib.suppress(OSError):
+                os.fchmod(raw.fileno(), mode)
         with io.BufferedWriter(raw) as file:
             yield file
             file.flush()

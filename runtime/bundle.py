@@ -35,11 +35,20 @@ MAX_MANIFEST_BYTES = 16 << 20
 MAX_DIRECTORY_BYTES = 64 << 10
 """Size that the archive's directory may have: zipfile reads all of it before anybody can count its members."""
 
+MAX_PADDING_PX = 64
+"""On each side of the crop: more than the first convolution of any network has, and little memory."""
+
+MAX_GOLDEN_SAMPLES = 16
+"""An export makes two."""
+
 _END = struct.Struct("<4s4H2LH")
 """The archive's end record: magic, 2 disks, 2 counts of members, size and place of the directory, length of the
 comment."""
-_LOCATOR_BYTES = 20
-"""What stands before it in an archive of 64 bits."""
+_LOCATOR = struct.Struct("<4sLQL")
+"""What stands before it in an archive of 64 bits: magic, disk and place of another end record, disks."""
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+"""That record, before its locator: magic, own size, 2 versions, 2 disks, 2 counts of members, size and place of the
+directory."""
 
 _ZIP_ERRORS = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error)
 """What zipfile makes of damage."""
@@ -65,6 +74,7 @@ class Padding(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     top_px: int
+    """0 to `MAX_PADDING_PX`, as the other sides."""
     left_px: int
     bottom_px: int
     right_px: int
@@ -185,6 +195,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", ta
             return f"it needs the member {sorted(missing)[0]!r} but does not list it"
         if not self.artifact or not self.golden:
             return "it has no artifact or no golden samples"
+        if len(self.golden) > MAX_GOLDEN_SAMPLES:
+            return f"it has {len(self.golden)} golden samples, more than {MAX_GOLDEN_SAMPLES}"
         if any(len(sample.logits) != classes for sample in self.golden):
             return f"a golden sample has another number of logits than there are labels ({classes})"
         if not 0 < self.golden_tolerance < float("inf"):
@@ -192,8 +204,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", ta
         if self.padding is not None:
             border = self.padding
             sides = (border.top_px, border.left_px, border.bottom_px, border.right_px)
-            if not all(0 <= side <= self.preprocess.crop_px for side in sides):
-                return f"the padding {sides} is negative or wider than the crop"
+            if not all(0 <= side <= MAX_PADDING_PX for side in sides):
+                return f"the padding {sides} is negative or wider than {MAX_PADDING_PX} px"
             if not all(0 <= byte <= 255 for byte in border.value):
                 return f"the padding's value {border.value} is not three bytes"
         return None
@@ -304,17 +316,22 @@ class Bundle:
 
     def _checked_end(self, file: IO[bytes]) -> bytes | None:
         """The signature, from an archive whose end is the end of the file and whose directory is short."""
-        file.seek(max(self.size_bytes - _LOCATOR_BYTES - _END.size - COMMENT_BYTES, 0))
+        file.seek(max(self.size_bytes - _END_64.size - _LOCATOR.size - _END.size - COMMENT_BYTES, 0))
         tail = file.read()
         begin = tail.rfind(b"PK\5\6")
         end, comment = tail[begin:][: _END.size], tail[begin:][_END.size :]
         if begin < 0 or len(end) < _END.size or (fields := _END.unpack(end))[-1] != len(comment):
             raise self._error("it is not a whole zip archive (its end is missing)")
-        # Archives of many GB have a second record with these numbers; a small one that has it has something to hide.
-        if self.size_bytes < 1 << 31 and tail[max(begin - _LOCATOR_BYTES, 0) :].startswith(b"PK\6\7"):
-            raise self._error("it is not a whole zip archive (of 64 bits, though it is small)")
-        if fields[5] > MAX_DIRECTORY_BYTES:
-            raise self._error(f"its directory has {fields[5]} bytes; at most {MAX_DIRECTORY_BYTES} are read")
+        # Archives of many GB have a second record with these numbers, which zipfile believes.
+        directory_bytes, locator = fields[5], tail[max(begin - _LOCATOR.size, 0) : begin]
+        if locator.startswith(b"PK\6\7"):
+            place = self.size_bytes - len(tail) + begin - _LOCATOR.size - _END_64.size
+            record = tail[max(begin - _LOCATOR.size - _END_64.size, 0) : begin - _LOCATOR.size]
+            if _LOCATOR.unpack(locator)[2] != place or not record.startswith(b"PK\6\6"):
+                raise self._error("it is not a whole zip archive (its end of 64 bits is missing)")
+            directory_bytes = _END_64.unpack(record)[8]
+        if directory_bytes > MAX_DIRECTORY_BYTES:
+            raise self._error(f"its directory has {directory_bytes} bytes; at most {MAX_DIRECTORY_BYTES} are read")
         try:
             return signature_from_comment(comment) if comment else None
         except ValueError:

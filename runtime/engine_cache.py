@@ -23,9 +23,9 @@ _ABANDONED_S = 24 * 3600.0
 
 
 class CacheFolder:
-    """Files that only this user may write, each with the digest of its bytes in front.
+    """Files that only this user (or root) may write, each with the digest of its bytes in front.
 
-    What lies here is given to a library that trusts it: a folder that others may write to is refused.
+    What lies here is given to a library that trusts it: a folder that others own or may write to is refused.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -35,20 +35,25 @@ class CacheFolder:
             path: By default `EDGECLS_CACHE`, else `edgecls` in `XDG_CACHE_HOME` or `~/.cache`.
 
         Raises:
-            InputError: It cannot be created, or everybody may write to it.
+            InputError: It cannot be created, or others own it or may write to it.
         """
         self.path = path or cache_path()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            mode = self.path.stat().st_mode
+            status = self.path.stat()
         except OSError as error:
             raise InputError(
                 f"the cache folder {self.path} cannot be used: {error.strerror or error}. Name another one in {FOLDER}."
             ) from error
-        if os.name == "posix" and mode & 0o002:
+        if os.name == "posix" and status.st_uid not in (0, os.geteuid()):
             raise InputError(
-                f"everybody may write to the cache folder {self.path}, and an engine from there would run on your GPU. "
-                f"chmod o-w it, or name another one in {FOLDER}."
+                f"the cache folder {self.path} is another user's, and an engine from there would run on your GPU. Name "
+                f"one of your own in {FOLDER}."
+            )
+        if os.name == "posix" and status.st_mode & 0o022:
+            raise InputError(
+                f"others may write to the cache folder {self.path}, and an engine from there would run on your GPU. "
+                f"chmod go-w it, or name another one in {FOLDER}."
             )
         self._remove_abandoned()
 

@@ -98,7 +98,8 @@ class Labels(msgspec.Struct, frozen=True):
         """The class that a folder name means.
 
         The first rule that finds any class decides: the id; the name; the name regardless of case and with `_` for
-        spaces; one of the comma-separated parts of a name (`tench` for `tench, Tinca tinca`), likewise.
+        spaces; one of the comma-separated parts of a name (`tench` for `tench, Tinca tinca`), likewise. How an accent
+        is encoded makes no difference: folders from a Mac have it as a character of its own.
 
         Raises:
             InputError: No class, or more than one, goes by that name; rename the folder to an id or a name.
@@ -134,12 +135,14 @@ class Labels(msgspec.Struct, frozen=True):
 
     def _rules(self) -> tuple[dict[str, list[int]], ...]:
         """For each rule of `index_from_folder`, in order: the classes by what a folder may be called."""
-        by_id: dict[str, list[int]] = {identifier: [index] for index, identifier in enumerate(self.ids or ())}
+        by_id: dict[str, list[int]] = {}
         by_name: dict[str, list[int]] = {}
         loosely: dict[str, list[int]] = {}
         by_part: dict[str, list[int]] = {}
+        for index, identifier in enumerate(self.ids or ()):
+            by_id.setdefault(_composed(identifier), []).append(index)
         for index, name in enumerate(self.names):
-            by_name.setdefault(name, []).append(index)
+            by_name.setdefault(_composed(name), []).append(index)
             loosely.setdefault(_loose(name), []).append(index)
             for part in {_loose(part) for part in name.split(",")}:
                 by_part.setdefault(part, []).append(index)
@@ -168,8 +171,13 @@ def _names_and_ids(lines: list[str]) -> tuple[tuple[str, ...], tuple[str, ...] |
 
 
 def _keys(folder: str) -> tuple[str, str, str, str]:
-    return folder, folder, _loose(folder), _loose(folder)
+    exact, loose = _composed(folder), _loose(folder)
+    return exact, exact, loose, loose
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _loose(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
+    return " ".join(_composed(name).casefold().replace("_", " ").split())

@@ -130,7 +130,12 @@ def _read_encoded(
 ) -> Image.Image | NDArray[np.uint8]:
     if isinstance(picture, Image.Image):
         return _decoded(picture, _name(picture), exif, limits)
-    if isinstance(picture, (bytes, bytearray, memoryview)):
+    if isinstance(picture, memoryview):
+        try:
+            picture = bytes(picture)
+        except ValueError as error:
+            raise InputError(f"cannot classify a memoryview: {error}; classify it before it is released") from error
+    if isinstance(picture, (bytes, bytearray)):
         return _pixels_from_file(io.BytesIO(bytes(picture)), _name(picture), exif, limits, enough_px)
     if isinstance(picture, (str, os.PathLike)):
         try:
@@ -150,8 +155,6 @@ def _name(picture: Picture) -> str:
         return f"<{picture.mode} image of {picture.width}x{picture.height} px>"
     if isinstance(picture, (bytes, bytearray)):
         return f"<{len(picture)} bytes>"
-    if isinstance(picture, memoryview):
-        return f"<{picture.nbytes} bytes>"
     return repr(os.fspath(cast("str", picture)))
 
 

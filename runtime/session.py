@@ -21,7 +21,7 @@ from edgecls.runtime.canvas import Canvas
 from edgecls.runtime.cpu import cpu_count, cpu_isa
 from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
-from edgecls.runtime.errors import BundleError, InputError, UnsupportedError
+from edgecls.runtime.errors import BundleError, EngineError, InputError, UnsupportedError
 from edgecls.runtime.forked import ForkedEngine
 from edgecls.runtime.picture_limits import DEFAULT_LIMITS, PictureLimits
 from edgecls.runtime.preprocess import Picture, Preprocess
@@ -36,6 +36,9 @@ class Prediction(msgspec.Struct, frozen=True):
     score: float
     """Softmax probability, 0..1."""
 
+
+MAX_THREADS = 1024
+"""Of one inference, or that classify a stream: engines start as many as they are told, and the system runs out."""
 
 _KEPT_BATCH = 64
 """Buffers for larger batches are not kept for the next call."""
@@ -76,6 +79,8 @@ class Session:
         Raises:
             InputError: The array has another type or shape.
         """
+        if not isinstance(crops, np.ndarray):
+            raise InputError(f"logits() takes a numpy array, not a {type(crops).__name__}: np.asarray(crops, np.uint8)")
         crops = crops[None] if crops.ndim == 3 else crops
         side = self.preprocess.crop_px
         if crops.dtype != np.uint8 or crops.shape[1:] != (side, side, 3) or not len(crops):
@@ -137,12 +142,12 @@ class Session:
         Raises:
             InputError: The picture cannot be read, or is past the limits.
         """
-        _refuse_below_one("top", top)
+        _check_whole("top", top)
         return self.rank(self._logits_of(picture)[0], top)
 
     def classify_batch(self, pictures: Iterable[Picture], *, top: int = 5) -> tuple[tuple[Prediction, ...], ...]:
         """As `classify`, with one engine call for all pictures."""
-        _refuse_below_one("top", top)
+        _check_whole("top", top)
         crops = [self.preprocess.pixels(picture, limits=self.limits) for picture in pictures]
         if not crops:
             return ()
@@ -177,9 +182,10 @@ class Session:
             InputError: A picture cannot be read, or an argument is out of its range.
             EngineError: The engine fails, or was opened before a fork.
         """
+        _check_whole("top", top)
+        _check_whole("workers", workers, MAX_THREADS)
         ahead = 2 * workers if ahead is None else ahead
-        for name, value in (("top", top), ("workers", workers), ("ahead", ahead)):
-            _refuse_below_one(name, value)
+        _check_whole("ahead", ahead)
         if errors not in ("raise", "yield"):
             raise InputError(f"errors is {errors!r}; choose 'raise' or 'yield'")
         return self._stream(pictures, top, errors == "yield", workers, ahead)
@@ -198,7 +204,16 @@ class Session:
                 yield error if tolerant and isinstance(error, InputError) else answer.result()
 
     def rank(self, logits: NDArray[np.float32], top: int) -> tuple[Prediction, ...]:
-        """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes."""
+        """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes.
+
+        Raises:
+            EngineError: A logit is not finite.
+        """
+        if not np.isfinite(logits).all():
+            raise EngineError(
+                f"{self.bundle.path} answers with logits that are not finite, {logits.min()} to {logits.max()}: "
+                "check it with edgecls verify, or export it again"
+            )
         top = min(top, len(logits))
         best = np.argpartition(-logits, top - 1)[:top]
         best = best[np.lexsort((best, -logits[best]))]
@@ -233,9 +248,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lose_engines)
 
 
-def _refuse_below_one(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name} is {value}; it must be at least 1")
+def _check_whole(name: str, value: int, most: int | None = None) -> None:
+    if not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    if most is not None and value > most:
+        raise InputError(f"{name} is {value}; it must be at most {most}")
 
 
 def load(
@@ -266,10 +283,10 @@ def load(
         UnsupportedError: Its INT8 graph would saturate on this CPU, or it needs another GPU or library; or its engine
             was not built yet and `build` is False.
         EngineError: Its engine cannot be built here.
-        InputError: There is no such file or key, or `threads` is not positive.
+        InputError: There is no such file or key, or `threads` is not from 1 to `MAX_THREADS`.
     """
     if threads is not None:
-        _refuse_below_one("threads", threads)
+        _check_whole("threads", threads, MAX_THREADS)
     progress = progress or PlainProgress()
     if isinstance(path, Bundle):
         if key is not None:

@@ -7,7 +7,12 @@ import hashlib
 import msgspec
 import numpy as np
 
+from edgecls.runtime.errors import BundleError, InputError
+from edgecls.runtime.picture_limits import PictureLimits
 from edgecls.runtime.session import Session
+
+_LIMITS = PictureLimits(max_bytes=1 << 20, max_px=1 << 20, formats=("png",))
+"""Of golden samples, which a stranger may have made; an export draws them ten times smaller."""
 
 
 class SampleResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,11 +36,21 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify_bundle(session: Session) -> VerifyResult:
-    """Replays the golden samples: the pixels must be identical, the logits within the bundle's tolerance."""
+    """Replays the golden samples: the pixels must be identical, the logits within the bundle's tolerance.
+
+    Raises:
+        BundleError: A golden sample is no PNG picture, or a large one.
+    """
     manifest = session.bundle.manifest
     results = []
     for sample in manifest.golden:
-        pixels = session.preprocess.pixels(session.bundle.read(sample.image))
+        try:
+            pixels = session.preprocess.pixels(session.bundle.read(sample.image), limits=_LIMITS)
+        except InputError as error:
+            raise BundleError(
+                f"the golden sample {sample.image!r} of {session.bundle.path} cannot be read: {error}. Get the bundle "
+                "again from where it was made, or export it anew."
+            ) from error
         logits = session.logits(pixels)[0]
         expected = np.asarray(sample.logits, np.float32)
         difference = float(np.abs(logits - expected).max()) if np.isfinite(logits).all() else float("inf")

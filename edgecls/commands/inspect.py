@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 _BAR = 30
 """Characters of the longest bar."""
 
+_NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What becomes of a `plan.json` that is none."""
+
+_WIDEST_NAME = 60
+"""Characters of a block's name that a table makes room for; a longer one moves its own line."""
+
 
 @click.command("inspect", short_help="What is in a bundle.")
 @click.argument("bundle", type=INPUT_FILE)
@@ -155,7 +161,7 @@ def _plan(bundle: Bundle) -> str | None:
         return None
     try:
         plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NOT_READABLE as error:
         return f"not readable: {error}"
     text = f"{plan.ranges} ranges of {len(plan.tensors)} tensors"
     if plan.tensors:
@@ -175,7 +181,7 @@ def _sensitivity(bundle: Bundle) -> _Sensitivity:
     if "plan.json" in bundle.manifest.members:
         try:
             plan = msgspec.json.decode(bundle.read("plan.json"), type=_Plan)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _NOT_READABLE as error:
             raise BundleError(f"the plan of {bundle.path} is not readable: {error}. Export it anew.") from error
     if plan is None or plan.sensitivity is None:
         raise InputError(
@@ -188,7 +194,7 @@ def _sensitivity(bundle: Bundle) -> _Sensitivity:
 def _bars(measured: _Sensitivity) -> list[str]:
     """A table of the blocks in the order of the graph, with a bar for the divergence that each alone causes."""
     largest = max((block.kl for block in measured.blocks), default=0.0)
-    width = max((len(block.name) for block in measured.blocks), default=0)
+    width = min(max((len(block.name) for block in measured.blocks), default=0), _WIDEST_NAME)
     pace = "" if measured.ratio is None else f", {measured.ratio:.2f} of float's time"
     lines = [
         f"{measured.target}, every block in INT8: KL {measured.kl:.4f}, {measured.flips} of {measured.n} answers "
@@ -196,10 +202,10 @@ def _bars(measured: _Sensitivity) -> list[str]:
         f"  {'kept in float':<{width}}   KL less  answers back  time more",
     ]
     for block in measured.blocks:
-        bar = "█" * round(_BAR * max(block.kl, 0.0) / largest) if largest > 0 else ""
+        bar = "█" * round(_BAR * (max(block.kl, 0.0) / largest)) if largest > 0 else ""
         time = "" if block.cost is None else f"{100 * block.cost:+.1f} %"
         lines.append(f"  {block.name:<{width}}  {block.kl:+8.5f}  {block.flips:+12d}  {time:>9}  {bar}".rstrip())
-    return lines
+    return [line.replace("\n", "\\n") for line in lines]  # as above
 
 
 def _sources(sources: dict[str, str]) -> str:

@@ -60,21 +60,29 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
         onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise MissingExtraError("onnxruntime", f"the bundle {manifest.name}", str(error)) from error
-    (model,) = artifact
+    if len(artifact) != 1:
+        raise _foreign(manifest, f"has {len(artifact)} members, not model.onnx alone")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # What fails is raised; warnings about our own graph are no news to the user.
     try:
         session = onnxruntime.InferenceSession(
-            model, options, providers=[_PROVIDER], disabled_optimizers=DISABLED_OPTIMIZERS
+            artifact[0], options, providers=[_PROVIDER], disabled_optimizers=DISABLED_OPTIMIZERS
         )
     except Exception as error:
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} refuses the graph of {manifest.name}: {error}. It was made with "
             f"{manifest.passport.engine_version}; install that version or export again."
         ) from error
+    found = [[value.type for value in values] for values in (session.get_inputs(), session.get_outputs())]
+    if found != [["tensor(uint8)"], ["tensor(float)"]]:
+        raise _foreign(manifest, f"takes {found[0]} and gives {found[1]}, not one tensor(uint8) and one tensor(float)")
     return OnnxRuntimeEngine(session, threads, onnxruntime.__version__)
+
+
+def _foreign(manifest: Manifest, what: str) -> BundleError:
+    return BundleError(f"ONNX Runtime's graph in {manifest.name} {what}: it is none of ours. Export it again.")
 
 
 class OnnxRuntimeEngine:

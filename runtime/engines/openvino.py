@@ -47,16 +47,30 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
         import openvino
     except ImportError as error:
         raise MissingExtraError("openvino", f"the bundle {manifest.name}", str(error)) from error
+    if len(artifact) != 2:
+        raise _foreign(manifest, f"has {len(artifact)} members, not model.xml and model.bin")
     structure, weights = artifact
+    # read_model guesses the format, and what it takes for ONNX may name any file of the disk as its weights.
+    if not structure.startswith(b"<?xml"):
+        raise _foreign(manifest, f"begins with {structure[:5]!r}, not as XML does")
     core = openvino.Core()
     try:
         model = core.read_model(structure, weights)
+        found = [[port.element_type.get_type_name() for port in ports] for ports in (model.inputs, model.outputs)]
+        if found != [["u8"], ["f32"]]:
+            raise _foreign(manifest, f"takes {found[0]} and gives {found[1]}, not one u8 and one f32")
         return OpenVinoEngine(core, model, threads, openvino.__version__)
+    except BundleError:
+        raise
     except Exception as error:
         raise BundleError(
             f"OpenVINO {openvino.__version__} refuses the graph of {manifest.name}: {error}. It was made with "
             f"{manifest.passport.engine_version}; install that version or export again."
         ) from error
+
+
+def _foreign(manifest: Manifest, what: str) -> BundleError:
+    return BundleError(f"OpenVINO's graph in {manifest.name} {what}: it is none of ours. Export it again.")
 
 
 class OpenVinoEngine:
@@ -98,7 +112,9 @@ class OpenVinoEngine:
                 request = idle.pop()
             except IndexError:
                 request = self._compile(source, single=single).create_infer_request()
-            request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+            # OpenVINO wraps no array that may not be written, although it only reads.
+            writable = np.require(images, requirements="W")
+            request.set_input_tensor(openvino.Tensor(writable, shared_memory=True))
             request.infer()
             # The output buffer belongs to the request and is written again by the next call.
             logits: NDArray[np.float32] = request.get_output_tensor().data.copy()

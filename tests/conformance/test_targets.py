@@ -72,14 +72,17 @@ def test_a_bundle_answers_as_the_float_graph_does(networks, tmp_path, target, pr
     result = exported(network, tmp_path, target, precision)
     crops = probe_pictures(32, 6)
     expected = run_onnx(network[1].graph.proto, crops)
+    crops.flags.writeable = False  # as those of np.frombuffer and of mapped files are
     with load(result.path, threads=1) as session:
         assert verify_bundle(session).passed
         batch = session.logits(crops)
+        padded = session.engine.infer(session.pad(crops, result.manifest.padding))
         singles = np.concatenate([session.logits(crop) for crop in crops])
         info = session.engine_info
     assert (info.name, info.threads) == (target, 1)
     assert info.provider_used == info.provider_requested
     assert info.version == engine_module(target).version() == result.manifest.passport.engine_version
+    np.testing.assert_array_equal(padded, batch)
     scale = np.abs(expected).max()
     assert np.abs(batch - expected).max() <= TOLERANCE[precision] * scale
     np.testing.assert_allclose(singles, batch, atol=1e-4 * scale if precision != "int8" else 0.02 * scale)

@@ -151,6 +151,7 @@ def test_a_bug_says_how_to_see_more_and_shows_it_when_asked(bundle, monkeypatch,
     [
         ["classify"],
         ["classify", "absent.edgecls", "a.png"],
+        ["classify", "net.edgecls", "a.png", "--threads", "3000000000"],
         ["bench", "net.edgecls"],
         ["bench", "net.edgecls", "--data", "absent"],
         ["bench", "net.edgecls", "--data", ".", "-o", "absent/report.json"],
@@ -264,7 +265,12 @@ def test_inspect_tells_what_an_engineer_asks(bundle_path, capsys):
         assert words in text
 
 
-@pytest.mark.parametrize(("plan", "words"), [(None, "mse ranges of"), (b"{}", "not readable")])
+NESTED = b'{"ranges":"a","tensors":{},"float_nodes":{},"x":' + b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"), [(None, "mse ranges of"), (b"{}", "not readable"), (NESTED, "not readable")]
+)
 def test_inspect_sums_up_the_plan(plan, words, small, bundle_parts, bundle_path, capsys):
     manifest, files = bundle_parts
     files = {**files, "plan.json": plan or small[2].to_json()}
@@ -299,6 +305,19 @@ def test_inspect_shows_the_sensitivity_as_a_table_and_a_picture(ratio, small, bu
     blue, orange = ((pixels - colour == 0).all(-1).any() for colour in ((31, 119, 180), (255, 127, 14)))
     assert blue
     assert orange == (ratio is not None)
+
+
+def test_inspect_shows_any_sensitivity(small, bundle_parts, bundle_path, capsys):
+    blocks = (BlockSensitivity("a\nb" * 999, ("a",), 1e308, 3, 1e308), BlockSensitivity("c", ("c",), 5e-324, 0, None))
+    measured = Sensitivity("onnxruntime", 100, 1e308, 5, None, blocks)
+    manifest, files = bundle_parts
+    files = {**files, "plan.json": msgspec.structs.replace(small[2], sensitivity=measured).to_json()}
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
+    assert cli.main(["inspect", str(bundle_path), "--sensitivity"]) == 0
+    _, _, first, second = capsys.readouterr().out.splitlines()
+    assert r"a\nba\nb" in first
+    assert first.endswith("█" * 30)
+    assert len(second) < 150
 
 
 def test_inspect_refuses_what_it_cannot_show(bundle_path, tmp_path, capsys):

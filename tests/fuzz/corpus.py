@@ -102,6 +102,25 @@ def manifests(whole: bytes) -> dict[str, bytes]:
     return {name: json.dumps(one).encode() for name, one in records.items()}
 
 
+def plans() -> dict[str, bytes]:
+    """What `edgecls inspect` tells of, and what nobody has measured."""
+    block = {"name": "stem", "kl": 0.004, "flips": 3, "cost": 0.02}
+    blocks = [block, {**block, "name": "head $x", "kl": -0.001, "cost": None}]
+    plain = {
+        "ranges": "auto",
+        "tensors": {"x": {"minimum": -1.5, "maximum": 6, "asymmetric": [-1, 4]}},
+        "float_nodes": {"head": "it loses most"},
+        "sensitivity": {"target": "onnxruntime", "n": 9, "kl": 0.01, "flips": 1, "ratio": 0.8, "blocks": blocks},
+    }
+    huge = {**plain, "sensitivity": {**plain["sensitivity"], "blocks": [{**block, "kl": 1e308}]}}
+    return {
+        **{name: json.dumps(one).encode() for name, one in {"plain": plain, "huge": huge}.items()},
+        "bare": json.dumps({**plain, "sensitivity": None}).encode(),
+        "nested": b'{"ranges":"auto","tensors":{},"float_nodes":{},"x":' + b"[" * 60_000,
+        "unknown": b"{}",
+    }
+
+
 def label_files() -> dict[str, bytes]:
     """Of every form."""
     return {
@@ -120,6 +139,7 @@ def main() -> int:
         "picture": pictures(),
         "bundle": archives,
         "manifest": manifests(archives["whole"]),
+        "plan": plans(),
         "labels": label_files(),
     }
     for door, files in seeds.items():

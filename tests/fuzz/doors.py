@@ -18,8 +18,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from bundles import write_bundle
 
+from edgecls.commands import inspect
 from edgecls.runtime import Bundle, EdgeclsError, InputError, Labels, PictureLimits, Preprocess
+from edgecls.runtime.bundle import Manifest
 from edgecls.runtime.bundle_writer import members_of
 from edgecls.runtime.fast import jpeg_decoder, kernel
 
@@ -41,17 +44,34 @@ def _folder() -> Path:
     return Path(folder)
 
 
+@functools.cache
+def _record() -> Manifest:
+    path = write_bundle(_folder() / "record.edgecls", FILES["model.onnx"], 8)
+    return Bundle(path).manifest
+
+
 def manifest(data: bytes) -> None:
     """`bundle.json` in a well-formed archive."""
+    bundle(_archive({"bundle.json": data, **FILES}))
+
+
+def plan(data: bytes) -> None:
+    """`plan.json` in a well-formed bundle."""
+    files = {**FILES, "plan.json": data}
+    record = msgspec.json.encode(msgspec.structs.replace(_record(), members=members_of(files)))
+    bundle(_archive({"bundle.json": record, **files}))
+
+
+def _archive(files: dict[str, bytes]) -> bytes:
     archive_bytes = io.BytesIO()
     with zipfile.ZipFile(archive_bytes, "w") as archive:
-        for name, content in {"bundle.json": data, **FILES}.items():
+        for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name), content)
-    bundle(archive_bytes.getvalue())
+    return archive_bytes.getvalue()
 
 
 def bundle(data: bytes) -> None:
-    """The whole archive: what opens is read and told."""
+    """The whole archive: what opens is read and told, as `edgecls inspect` tells it."""
     path = _folder() / "net.edgecls"
     path.write_bytes(data)
     opened = Bundle(path)
@@ -60,6 +80,9 @@ def bundle(data: bytes) -> None:
     assert len(opened.sha256) == 64
     assert sum(map(len, opened.unsigned())) <= opened.size_bytes
     opened.manifest.labels.index_from_folder(opened.manifest.labels.names[0])
+    assert not any("\n" in line for line in inspect._lines(opened))
+    if "plan.json" in opened.manifest.members:
+        assert not any("\n" in line for line in inspect._bars(inspect._sensitivity(opened)))
 
 
 def labels(data: bytes) -> None:
@@ -97,7 +120,7 @@ def _answer(data: bytes, preprocess: Preprocess = PREPROCESS) -> bytes | str:
     return pixels.tobytes()
 
 
-DOORS = {"manifest": manifest, "bundle": bundle, "labels": labels, "picture": picture}
+DOORS = {"manifest": manifest, "bundle": bundle, "plan": plan, "labels": labels, "picture": picture}
 
 
 def knock(door: str, data: bytes) -> bool:

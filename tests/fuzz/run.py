@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
-DOORS = ("picture", "bundle", "manifest", "labels")
+DOORS = ("picture", "bundle", "manifest", "plan", "labels")
 HOSTILE = (None, True, -1, 0, 1 << 40, 1 << 70, 1e308, 0.5, "", "\x1b[31m", "a" * 2000, "../up", "\ud800", [], {}, [[]])
 
 
@@ -58,7 +58,7 @@ def fuzz(door: str, seconds: float, seed: int) -> None:
 
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(CORPUS.parents[1]))
-    with atheris.instrument_imports(include=["edgecls.runtime", "PIL", "zipfile"]):
+    with atheris.instrument_imports(include=["edgecls.runtime", "edgecls.commands", "PIL", "zipfile"]):
         from fuzz import doors
     for path in (CORPUS / door).iterdir():  # what is loaded late is loaded before memory is limited
         if not path.name.startswith("found-"):
@@ -84,7 +84,7 @@ def fuzz(door: str, seconds: float, seed: int) -> None:
     # The first folder takes what reaches new lines; it is the temporary working folder. A hang is one of the wall.
     arguments = ["fuzz", ".", str(CORPUS / door), f"-artifact_prefix={CORPUS / door}/found-", f"-seed={seed}"]
     arguments += [f"-max_len={doors.MAX_BYTES}", "-timeout=300", "-rss_limit_mb=0", "-verbosity=0"]
-    mutators = {"picture": mutated_picture, "manifest": mutated_json}
+    mutators = {"picture": mutated_picture, "manifest": mutated_json, "plan": mutated_json}
     atheris.Setup(arguments, one, **({"custom_mutator": mutators[door]} if door in mutators else {}))
     atheris.Fuzz()
 

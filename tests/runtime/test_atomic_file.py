@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecls.runtime.atomic_file import atomic_file, refuse_overwriting
+from edgecls.runtime.atomic_file import PART_PATTERN, atomic_file, refuse_overwriting
 from edgecls.runtime.errors import InputError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
@@ -76,6 +76,31 @@ def test_mode_follows_the_umask(tmp_path, umask):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~umask
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444])
+def test_a_replaced_file_keeps_its_mode_from_the_beginning(tmp_path, mode):
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(mode)
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"secret")
+        file.flush()
+        (part,) = tmp_path.glob(PART_PATTERN)
+        assert stat.S_IMODE(part.stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+    assert (tmp_path / "a").read_bytes() == b"secret"
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_replaced_file_keeps_its_owner(tmp_path):
+    (tmp_path / "a").touch(0o640)
+    os.chown(tmp_path / "a", 12345, 12346)
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+    status = (tmp_path / "a").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 12346, 0o640)
 
 
 def test_threads_do_not_meet(tmp_path):
@@ -148,7 +173,7 @@ def test_name_as_long_as_the_file_system_allows(tmp_path):
 
 FULL_DISK = """
 import resource, signal, sys, zipfile
-from edgecls.runtime.atomic_file import atomic_file
+from edgecls.runtime.atomic_file import PART_PATTERN, atomic_file
 from edgecls.runtime.errors import InputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -183,7 +208,7 @@ def test_full_disk(tmp_path, how):
 
 KILLED = """
 import sys, time
-from edgecls.runtime.atomic_file import atomic_file
+from edgecls.runtime.atomic_file import PART_PATTERN, atomic_file
 with atomic_file(sys.argv[1]) as file:
     file.write(bytes(1_000_000))
     print("half", flush=True)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import struct
 import zipfile
 
 import msgspec
@@ -52,6 +53,14 @@ def test_it_opens_and_knows_itself(bundle_path):
         (setting("schema", value="edgecls.bundle/2"), "reads 'edgecls.bundle/1'. Upgrade"),
         (setting("labels", "names", value=["a"]), "another number of logits than there are labels"),
         (setting("golden", value=[]), "no golden samples"),
+        (
+            lambda record: record.update(
+                preprocess={**record["preprocess"], "crop_px": 8192},
+                padding={"top_px": 0, "left_px": 65, "bottom_px": 0, "right_px": 0, "value": [0, 0, 0]},
+            ),
+            "wider than 64 px",
+        ),
+        (lambda record: record.update(golden=record["golden"] * 9), "18 golden samples, more than 16"),
         (setting("artifact", value=[]), "no artifact"),
         (setting("artifact", value=["model.bin"]), "needs the member 'model.bin'"),
         (setting("golden_tolerance", value=0), "golden tolerance"),
@@ -139,11 +148,44 @@ def test_a_long_directory_is_not_read(bundle_path):
         Bundle(bundle_path)
 
 
-def test_a_second_directory_is_not_looked_for(bundle_path):
+def with_end_of_64_bits(archive, directory_bytes=None, place=None):
+    """The archive as it would end if it had many GB."""
+    *_, entries, size, at, _ = struct.unpack("<4s4H2LH", archive[-22:])
+    record = (b"PK\6\6", 44, 45, 45, 0, 0, entries, entries, size if directory_bytes is None else directory_bytes, at)
+    place = len(archive) - 22 if place is None else place
+    return b"".join(
+        (
+            archive[:-22],
+            struct.pack("<4sQ2H2L4Q", *record),
+            struct.pack("<4sLQL", b"PK\6\7", 0, place, 1),
+            archive[-22:],
+        )
+    )
+
+
+def test_an_archive_of_64_bits_is_read(bundle_path):
     whole = bundle_path.read_bytes()
-    bundle_path.write_bytes(whole[:-22] + b"PK\6\7" + bytes(16) + whole[-22:])
-    with pytest.raises(BundleError, match="64 bits"):
-        Bundle(bundle_path)
+    model = Bundle(bundle_path).read("model.onnx")
+    bundle_path.write_bytes(with_end_of_64_bits(whole))
+    assert Bundle(bundle_path).read("model.onnx") == model
+
+
+def test_a_long_directory_of_64_bits_is_not_read(tmp_path):
+    path = tmp_path / "sparse.edgecls"
+    with open(path, "wb") as file:
+        file.truncate((1 << 31) + 100)  # takes no room on the disk
+        file.seek(0, os.SEEK_END)
+        file.write(with_end_of_64_bits(b"PK\5\6" + bytes(18), directory_bytes=1 << 31, place=(1 << 31) + 100))
+    with pytest.raises(BundleError, match="its directory has 2147483648 bytes; at most 65536"):
+        Bundle(path)
+
+
+def test_another_end_of_64_bits_is_not_looked_for(bundle_path):
+    whole = bundle_path.read_bytes()
+    for odd in (with_end_of_64_bits(whole, place=0), whole[:-22] + b"PK\6\7" + bytes(16) + whole[-22:]):
+        bundle_path.write_bytes(odd)
+        with pytest.raises(BundleError, match="its end of 64 bits is missing"):
+            Bundle(bundle_path)
 
 
 @pytest.mark.parametrize("behind", [b"x", bytes(22), b"PK\5\6", b"PK\5\6" + bytes(18)])

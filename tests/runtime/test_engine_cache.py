@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -47,9 +48,27 @@ def test_every_cut_and_every_flip_is_noticed(tmp_path_factory, data):
 def test_the_folder_is_the_users_alone(tmp_path):
     assert (CacheFolder(tmp_path / "cache").path.stat().st_mode & 0o777) == 0o700
     (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    with pytest.raises(InputError, match=r"everybody may write to the cache folder .*EDGECLS_CACHE"):
-        CacheFolder(tmp_path / "open")
+    for mode in (0o777, 0o770, 0o702):
+        (tmp_path / "open").chmod(mode)
+        with pytest.raises(InputError, match=r"others may write to the cache folder .*chmod go-w.*EDGECLS_CACHE"):
+            CacheFolder(tmp_path / "open")
+    (tmp_path / "open").chmod(0o755)
+    CacheFolder(tmp_path / "open")
+
+
+def test_another_users_folder_is_refused(tmp_path, monkeypatch):
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(InputError, match=r"another user's.*EDGECLS_CACHE"):
+        CacheFolder(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders of root's to lend")
+def test_roots_folder_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert CacheFolder(tmp_path).read("a.engine") is None
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):

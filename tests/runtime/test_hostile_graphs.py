@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 from tensorrt_stand_in import write_unbuilt_bundle
 
-from edgecls.runtime import Bundle
+from edgecls.runtime import Bundle, BundleError, EngineError, load
 from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.engines import engine_module
 
@@ -103,12 +103,72 @@ GRAPHS = {
     "weights that are not there": ("onnxruntime", mismatched()),
     "no protobuf": ("onnxruntime", b"\x08\x08" + b"junk" * 100),
     "an empty graph": ("onnxruntime", b""),
+    "ONNX for OpenVINO": ("openvino", onnx_model([helper.make_node("Add", ["r", "row"], ["y"])])),
+    "OpenVINO's data in the working folder": ("openvino", external("secret.bin")),
+    "OpenVINO's data in another folder": ("openvino", external("../secret.bin")),
+    "OpenVINO's data by an absolute path": ("openvino", external("/etc/passwd")),
     "entities within entities": ("openvino", ir(f"<!DOCTYPE net [{LAUGHS}]>", "&i;")),
     "an entity from a file": ("openvino", ir('<!DOCTYPE net [<!ENTITY a SYSTEM "file:///etc/passwd">]>', "&a;")),
+    "no input": ("openvino", ir()),
     "weights behind the end": ("openvino", ir(rows=1 << 40)),
     "no XML": ("openvino", b"<net"),
     "an empty file": ("openvino", b""),
 }
+
+
+IMAGES = helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 32, 32, 3])
+OTHER = helper.make_tensor_value_info("z", TensorProto.UINT8, ["n", 32, 32, 3])
+
+
+def constant_answer(kind=TensorProto.FLOAT, values=(1.0,) * 7, inputs=(IMAGES,), operator="Identity") -> bytes:
+    """Gives these logits, whatever it sees."""
+    declare = helper.make_tensor_sequence_value_info if "Sequence" in operator else helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["row"], ["y"])],
+        "constant",
+        inputs,
+        [declare("y", kind, [1, 7])],
+        [helper.make_tensor("row", kind, [1, 7], values)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (constant_answer(inputs=()), r"takes \[\]"),
+        (constant_answer(inputs=(IMAGES, OTHER)), r"takes \['tensor\(uint8\)', 'tensor\(uint8\)'\]"),
+        (constant_answer(TensorProto.UINT8, range(7)), r"gives \['tensor\(uint8\)'\]"),
+        (constant_answer(TensorProto.BOOL, [True] * 7), "bool"),
+        (constant_answer(TensorProto.STRING, [b"a"] * 7), "string"),
+        (constant_answer(operator="SequenceConstruct"), "seq"),
+    ],
+)
+def test_a_graph_of_another_kind_is_refused(graph, message, tmp_path):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(BundleError, match=f"ONNX Runtime's graph .*{message}.*Export it again"):
+        load(hostile_bundle(tmp_path, "onnxruntime", graph), threads=1)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_logits_that_are_not_finite_are_no_answer(value, tmp_path):
+    pytest.importorskip("onnxruntime")
+    graph = constant_answer(values=[*(1.0,) * 6, float(value)])
+    with (
+        load(hostile_bundle(tmp_path, "onnxruntime", graph), threads=1) as session,
+        pytest.raises(EngineError, match=f"not finite, .*{value}"),
+    ):
+        session.classify(np.zeros((40, 40, 3), np.uint8))
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_another_number_of_members_is_refused(target, tmp_path):
+    if engine_module(target).version() is None:
+        pytest.skip(f"{target} is not installed here")
+    bundle = Bundle(hostile_bundle(tmp_path, target, ir()))
+    for artifact in ((), bundle.manifest.artifact * 3):
+        with pytest.raises(BundleError, match=f"has {len(artifact)} members"):
+            engine_module(target).open_engine([bundle.read(name) for name in artifact], bundle.manifest, 1)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -236,6 +236,13 @@ def test_refused_types(picture):
         open_picture(picture)
 
 
+def test_a_released_memoryview_is_refused():
+    view = memoryview(b"gone")
+    view.release()
+    with pytest.raises(InputError, match="cannot classify a memoryview: .*released"):
+        open_picture(view)
+
+
 @pytest.mark.parametrize("content", [b"hello, this is text", b"%PDF-1.7 ", b"P6 1 1 255 abc", b"\0" * 64, b"\xff"])
 def test_other_files(content, tmp_path):
     path = tmp_path / "text.jpg"

@@ -10,6 +10,7 @@ from PIL import Image
 from edgecls.runtime import Bundle, BundleError, EngineError, InputError, MissingExtraError, UnsupportedError, load
 from edgecls.runtime import session as session_module
 from edgecls.runtime.bundle import Padding
+from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.engines import engine_module, engine_names
 from edgecls.runtime.session import Session, check_isa
 from edgecls.runtime.verify import verify_bundle
@@ -49,6 +50,11 @@ def test_top_is_limited_to_the_classes_and_scores_are_probabilities(session):
     assert {p.label for p in everything} == {f"class {i}" for i in range(7)}
     with pytest.raises(InputError, match="at least 1"):
         session.classify(picture(), top=0)
+    assert session.classify(picture(), top=np.int64(2)) == everything[:2]
+    for top in (2.5, "a", None):
+        for ask in (session.classify, session.classify_stream):
+            with pytest.raises(InputError, match=f"top is {top!r}; it must be a whole number"):
+                ask(picture(), top=top)
 
 
 def test_a_batch_gives_what_single_pictures_give(session):
@@ -67,6 +73,8 @@ def test_logits_are_refused_for_what_is_not_a_crop(session):
     for bad in (good.astype(np.float32), good[:, :31], good[..., :1], good[:0], np.zeros((1, 3, 32, 32), np.uint8)):
         with pytest.raises(InputError, match=r"takes uint8 \[batch, 32, 32, 3\]"):
             session.logits(bad)
+    with pytest.raises(InputError, match="takes a numpy array, not a list"):
+        session.logits(good.tolist())
 
 
 def test_ranking_is_stable_among_equals(session):
@@ -151,6 +159,8 @@ def test_other_errors_of_a_stream_are_always_raised(session, bundle_path):
     [
         ({"top": 0}, "top is 0"),
         ({"workers": 0}, "workers is 0"),
+        ({"workers": 2.0}, "workers is 2.0"),
+        ({"workers": 1025}, "workers is 1025; it must be at most 1024"),
         ({"ahead": -1}, "ahead is -1"),
         ({"errors": "ignore"}, "errors is 'ignore'; choose"),
     ],
@@ -233,9 +243,10 @@ def test_an_engine_that_this_edgecls_does_not_know_is_refused(bundle_path):
     assert {"onnxruntime", "openvino"} <= set(engine_names())
 
 
-def test_threads_must_be_positive(bundle_path):
-    with pytest.raises(InputError, match="threads is 0"):
-        load(bundle_path, threads=0)
+def test_threads_must_be_positive_and_not_too_many(bundle_path):
+    for threads in (0, 2.0, "2", 1025, 3_000_000_000):
+        with pytest.raises(InputError, match=f"threads is {threads!r}; it must be"):
+            load(bundle_path, threads=threads)
 
 
 def made_for(manifest, isa, activations):
@@ -291,6 +302,27 @@ def test_other_pixels_fail_the_verification(session):
     result = verify_bundle(session)
     assert not result.passed
     assert not any(sample.pixels_match for sample in result.samples)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"junk", "is not a JPEG, PNG"),
+        (encoded(picture())[:-60], "is damaged"),
+        (encoded(np.zeros((1100, 1000, 3), np.uint8)), "1100000 pixels, more than 1048576"),
+        (b"BM" + bytes(60), "is a BMP picture; only png"),
+    ],
+    ids=["no picture", "cut", "large", "another format"],
+)
+def test_a_golden_sample_that_is_no_small_png_is_the_bundles_fault(bundle_parts, bundle_path, content, reason):
+    manifest, files = bundle_parts
+    files = {**files, manifest.golden[0].image: content}
+    write_bundle(bundle_path, msgspec.structs.replace(manifest, members=members_of(files)), files)
+    with (
+        load(bundle_path, threads=1) as session,
+        pytest.raises(BundleError, match=f"the golden sample 'golden/lying.png' of .* cannot be read: .*{reason}"),
+    ):
+        verify_bundle(session)
 
 
 def test_a_graph_with_another_number_of_classes_is_a_bundle_error(session):
