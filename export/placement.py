@@ -196,10 +196,15 @@ def _grids(
                 grids[value] = grids[source]
             elif value in wanted and value.name in plan.tensors:
                 grids[value] = _grid(plan.tensors[value.name], rules)
-    # A tensor that is moved, not computed, is quantized where it comes from.
+    # A tensor that is moved whole, for one reader, is quantized where it comes from. The grid of a part (of a fused
+    # query, key and value) would not fit the rest.
     for node in reversed(list(graph)):
-        source = node.inputs[0] if node.op_type in SAME_GRID and node.outputs[0] in grids else None
-        if source is not None and source not in grids and source.name in plan.tensors and is_activation(source):
+        if node.op_type not in SAME_GRID - {"Slice"} or node.outputs[0] not in grids:
+            continue
+        source = node.inputs[0]
+        if source is None or only_consumer(source) is not node or not is_activation(source):
+            continue
+        if source not in grids and source.name in plan.tensors:
             grids[source] = grids[node.outputs[0]]
     return grids
 

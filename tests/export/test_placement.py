@@ -97,6 +97,25 @@ def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
         assert before.inputs[index].const_value.numpy() == after.inputs[index].const_value.numpy()
 
 
+def test_parts_of_a_tensor_have_grids_of_their_own():
+    """Queries and keys are a hundred times as large as the values beside them in one fused product."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 4, 4, 3] image) => (float[n, 256] logits)
+        <float[4, 3, 1, 1] w = {100, 20, -100, 30, 100, -70, 1, 0, -1, 0, 1, 1}, float[1] mean = {128},
+         int64[3] flat = {0, 4, 16}, int64[1] none = {0}, int64[1] two = {2}, int64[1] all = {4}, int64[1] one = {1}>
+        { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) c = Conv(s, w)
+          r = Reshape(c, flat) q = Slice(r, none, two, one) v = Slice(r, two, all, one)
+          t = Transpose<perm = [0, 2, 1]>(q) a = MatMul(t, v) logits = Flatten(a) }"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    plan = plan_of(graph, probe_pictures(4, 16))
+    _, placement, quantized = placed((None, graph, plan), OPENVINO)
+    assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
+
+
 def test_what_computes_in_half_precision_stays_in_float_and_is_told():
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 20]>
