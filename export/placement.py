@@ -136,6 +136,7 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
                 bias_scale=scale,
                 half=rules.half_scales,
                 codes_in_file=rules.weight_codes,
+                offset=stem.offset if stem is not None and node is stem.conv else None,
             )
     _absorb_saturation(graph)
     RemoveUnusedNodesPass()(model)

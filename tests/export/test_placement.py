@@ -7,17 +7,21 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from networks import plan_of
+import torch
+from networks import IMAGENET, classifier, plan_of
+from torch import nn
 
 from edgecls.calibration.graph import Graph
 from edgecls.export.placement import place
 from edgecls.export.targets import onnxruntime as ort_target
 from edgecls.export.targets import openvino as ov_target
-from edgecls.export.trace import probe_pictures, run_onnx
+from edgecls.export.targets import tensorrt as trt_target
+from edgecls.export.trace import probe_pictures, run_onnx, trace
 from edgecls.runtime.session import Session
 
 ORT = ort_target.rules("x86-vnni")
 OPENVINO = ov_target.rules("x86-vnni")
+TENSORRT = trt_target.dialect_rules(trt_target.STRONG)
 
 
 def placed(small, rules, plan=None):
@@ -50,6 +54,24 @@ def test_nothing_float_stands_before_the_first_convolution(small):
     kinds = [node.op_type for node in model.graph if "weight" not in node.name and "bias" not in node.name]
     assert kinds[:3] == ["Transpose", "DequantizeLinear", "Conv"]
     assert placement.padding.value == (124, 116, 104)
+
+
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, ov_target.rules("x86"), TENSORRT])
+def test_a_picture_of_the_means_gives_the_bias_whatever_the_weights_are_rounded_to(rules):
+    """The bias takes off what the rounded weights make of the mean, not what the exact ones would."""
+    stem = nn.Conv2d(3, 16, 4, 4)
+    with torch.no_grad():
+        stem.weight[:] = 0.0104  # of steps of 0.01 or 0.02: all are rounded to the same side
+        stem.weight[:, 0, 0, 0] = 1.27
+    graph = trace(classifier(nn.Sequential(stem, nn.Flatten()).eval(), 8, 64, std=(0.2, 0.3, 0.25))).graph
+    plan = plan_of(graph, probe_pictures(8, 8))
+    model = graph.ir_model()
+    padding = place(model, plan, rules).padding
+    grey = np.broadcast_to(np.rint(255 * np.asarray(IMAGENET["mean"])).astype(np.uint8), (1, 8, 8, 3)).copy()
+    got = run_onnx(ir.to_proto(model).SerializeToString(), Session.pad(grey, padding))
+    low, high = plan.tensors["0"].asymmetric
+    step = (high - low) / 255 if rules.closed else 0
+    np.testing.assert_allclose(got, run_onnx(graph.proto, grey), atol=0.002 + step)
 
 
 def test_int8_activations_reach_the_first_convolution_by_an_exact_change_of_type(small):
