@@ -138,6 +138,43 @@ def test_parts_of_a_tensor_have_grids_of_their_own():
     assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
 
 
+def transformer(norm):
+    """Two blocks that add to a stream and read it through something."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 96] logits) <float[1] mean = {{128}}, int64[3] flat = {{0, 6, 16}}>
+        {{ p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean)
+          c = Conv<strides = [2, 2]>(s, w) r = Reshape(c, flat) x = Transpose<perm = [0, 2, 1]>(r)
+          first = {norm} left = MatMul(first, a) y = Add(x, left) second = {norm.replace("x", "y")}
+          right = MatMul(second, b) z = Add(y, right) last = {norm.replace("x", "z")} logits = Flatten(last) }}"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    rng = np.random.default_rng(0)
+    shapes = {"w": (6, 3, 2, 2), "a": (6, 6), "b": (6, 6), "one": (6,)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    return None, graph, plan_of(graph, probe_pictures(8, 16))
+
+
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, TENSORRT])
+def test_sums_that_a_layer_norm_reads_stay_in_float(rules):
+    model, placement, _ = placed(transformer("LayerNormalization(x, one)"), rules)
+    assert {"y", "z"} <= set(placement.floats)
+    sums = [node.outputs[0] for node in model.graph if node.op_type == "Add"]
+    assert {use.node.op_type for value in sums for use in value.uses()} == {"Add", "LayerNormalization"}
+
+
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, TENSORRT])
+def test_sums_that_no_layer_norm_reads_are_integer(rules):
+    model, placement, _ = placed(transformer("Relu(x)"), rules)
+    assert not {"y", "z"} & set(placement.floats)
+    for node in model.graph:
+        if node.op_type == "Add":
+            assert "DequantizeLinear" in {value.producer().op_type for value in node.inputs}
+
+
 def test_what_computes_in_half_precision_stays_in_float_and_is_told():
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 20]>
