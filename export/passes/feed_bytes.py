@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgecls.calibration.graph import constant, only_consumer
+from edgecls.calibration.graph import constant, only_consumer, only_reader
 from edgecls.export.qdq import Grid, register
 from edgecls.runtime.bundle import Padding
 
@@ -92,7 +92,7 @@ def _chain(graph: ir.Graph) -> tuple[ir.Node, ir.Node, ir.Node, ir.Node] | None:
     """Transpose, Cast, Sub and Conv, where the graph begins with just these."""
     value, chain = graph.inputs[0], []
     for kind in ("Transpose", "Cast", "Sub", "Conv"):
-        node = only_consumer(value)
+        node = only_consumer(value) if chain else only_reader(value)
         if node is None or node.op_type != kind:
             return None
         chain.append(node)
