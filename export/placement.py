@@ -239,7 +239,7 @@ def _grids(
         if node.op_type not in SAME_GRID - {"Slice"} or node.outputs[0] not in grids:
             continue
         source = node.inputs[0]
-        if source is None or only_consumer(source) is not node or not is_activation(source):
+        if source is None or only_consumer(source) is None or not is_activation(source):
             continue
         if source not in grids and source.name in plan.tensors:
             grids[source] = grids[node.outputs[0]]

@@ -90,7 +90,8 @@ def feed_bytes(model: ir.Model, zero_point: int | None = None) -> ByteStem | Non
 
 def _chain(graph: ir.Graph) -> tuple[ir.Node, ir.Node, ir.Node, ir.Node] | None:
     """Transpose, Cast, Sub and Conv, where the graph begins with just these."""
-    value, chain = graph.inputs[0], []
+    value = graph.inputs[0]
+    chain: list[ir.Node] = []
     for kind in ("Transpose", "Cast", "Sub", "Conv"):
         node = only_consumer(value) if chain else only_reader(value)
         if node is None or node.op_type != kind:
