@@ -65,3 +65,9 @@ def only_consumer(value: ir.Value) -> ir.Node | None:
     """The one node that reads a value, or None where several do or the graph returns it."""
     uses = value.uses()
     return next(iter(uses)).node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """As `only_consumer`, but what asks for a value's shape alone does not count."""
+    readers = [use.node for use in value.uses() if use.node.op_type != "Shape"]
+    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +29,12 @@ WEIGHTED = {"Conv": 0, "ConvTranspose": 1, "Gemm": -1, "MatMul": 1}
 _FLAT = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
 """Inputs between which an operation is not constant; saturating beyond costs nothing."""
 
-_GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
-"""Operations whose values are shares: what calibration saw of 0..1 is chance."""
+_GATES = frozenset({"Sigmoid", "HardSigmoid"})
+"""Operations whose values are gates: what calibration saw of 0..1 is chance."""
+
+_HEADROOM = 1.1
+"""Of a Softmax's range over the largest share that was seen. Those of a flat attention are so small that on a grid up
+to 1 they would be one code or two."""
 
 _CLEARLY = 0.9
 """Below this part of the error of `mse`, `auto` prefers another method: `mse` is never bad, and what hurts a tensor's
@@ -55,7 +59,7 @@ class TensorRange(msgspec.Struct, frozen=True, kw_only=True):
     symmetric: float
     """Bound of [−bound, bound] for targets without."""
     asymmetric_by: str = "mse"
-    """How `asymmetric` was chosen: a method, or `gate` for the fixed range of a share."""
+    """How `asymmetric` was chosen: a method, `gate` for the fixed range of a gate, or `share` for a Softmax's."""
     symmetric_by: str = "mse"
 
 
@@ -198,14 +202,7 @@ def make_plan(
     model = graph.ir_model()
     values = [value for value in activations(model) if value.name is not None]
     methods: tuple[Method, ...] = METHODS if ranges == "auto" else (ranges,)
-    proposed: dict[str, dict[str, Candidate]] = {}
-    for value in values:
-        producer = value.producer()
-        if producer is not None and producer.op_type in _GATES:
-            proposed[str(value.name)] = {"gate": Candidate((0.0, 1.0), 1.0)}
-        else:
-            histogram, ends = histograms[str(value.name)], _flat_ends(value)
-            proposed[str(value.name)] = {method: propose(method, histogram, *ends) for method in methods}
+    proposed = {str(value.name): _candidates(value, histograms[str(value.name)], methods) for value in values}
     # Of a symmetric grid, code -128 is a value too.
     grids = {
         name: [(c.asymmetric, (-c.symmetric * 128 / 127, c.symmetric)) for c in candidates.values()]
@@ -240,6 +237,17 @@ def make_plan(
         weights=bounds,
         float_nodes={},
     )
+
+
+def _candidates(value: ir.Value, histogram: Histogram, methods: Sequence[Method]) -> dict[str, Candidate]:
+    """The ranges that a tensor may have, by how each was chosen."""
+    producer = value.producer()
+    if producer is not None and producer.op_type in _GATES:
+        return {"gate": Candidate((0.0, 1.0), 1.0)}
+    if producer is not None and producer.op_type == "Softmax":
+        largest = min(1.0, _HEADROOM * histogram.maximum)
+        return {"share": Candidate((0.0, largest), largest)}
+    return {method: propose(method, histogram, *_flat_ends(value)) for method in methods}
 
 
 def _handicap(method: str) -> float:

@@ -40,13 +40,24 @@ def rescaled(graph: Graph, scales: Mapping[str, tuple[float, ...]]) -> Graph:
 
 
 def readers(value: ir.Value) -> list[ir.Node]:
-    """The weighted operations that read a tensor, through a Relu perhaps; empty where anything else does."""
+    """The weighted operations that read a tensor, through Relu and Transpose perhaps; empty where others do too."""
+    producer = value.producer()
+    if producer is None or value.shape is None:
+        return []
+    return _readers(value, 1 if producer.op_type == "Conv" else len(value.shape) - 1)
+
+
+def _readers(value: ir.Value, axis: int) -> list[ir.Node]:
+    """As `readers`, of a tensor whose channels lie along an axis."""
     reader = only_consumer(value)
     if reader is not None and reader.op_type == "Relu":
-        return readers(reader.outputs[0])
+        return _readers(reader.outputs[0], axis)
+    order = reader.attributes.get_ints("perm") if reader is not None and reader.op_type == "Transpose" else None
+    if reader is not None and order is not None:
+        return _readers(reader.outputs[0], order.index(axis))
     found = [use.node for use in value.uses()]
     fits = bool(found) and not value.is_graph_output() and all(use.idx == 0 for use in value.uses())
-    return found if fits and all(_takes_scales(node) for node in found) else []
+    return found if fits and all(_takes_scales(node, axis) for node in found) else []
 
 
 def is_source(node: ir.Node) -> bool:
@@ -68,9 +79,13 @@ def input_axis(node: ir.Node) -> int:
     return 1 - weight_axis(node)
 
 
-def _takes_scales(node: ir.Node) -> bool:
+def _takes_scales(node: ir.Node, axis: int) -> bool:
+    """Whether a weighted operation multiplies along an axis of its input, and by a constant."""
     weight = constant(node.inputs[1]) if node.op_type in WEIGHTED and node.op_type != "ConvTranspose" else None
     if weight is None or (node.op_type == "MatMul" and weight.ndim != 2):
+        return False
+    rank = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0
+    if axis != (1 if node.op_type == "Conv" else rank - 1):
         return False
     # A grouped convolution's weight lists the inputs of a group only, unless each group has one.
     groups = _groups(node)

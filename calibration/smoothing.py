@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgecls.calibration.graph import Graph, constant
 from edgecls.calibration.plan import weight_axis
-from edgecls.calibration.rescale_channels import is_source, readers
+from edgecls.calibration.rescale_channels import input_axis, is_source, readers
 from edgecls.calibration.walk import Batches, walk
 from edgecls.runtime.progress import Advance
 
@@ -41,10 +41,13 @@ def smoothing_scales(graph: Graph, crops: Batches, advance: Advance) -> dict[str
         return scales
     for step in walk(model, crops):
         value = step.node.outputs[0]
-        if step.node.op_type != "LayerNormalization" or not is_source(step.node) or not readers(value):
+        if step.node.op_type != "LayerNormalization" or not is_source(step.node):
+            continue
+        following = readers(value)
+        if not following or not all(_is_product(reader) for reader in following):
             continue
         rows = np.concatenate([output.reshape(-1, output.shape[-1]) for output in step.outputs]).astype(np.float64)
-        best = _best_scale(rows, [_matrix(reader) for reader in readers(value)])
+        best = _best_scale(rows, [_matrix(reader) for reader in following])
         if best is not None:
             scales[str(value.name)] = tuple(map(float, best))
         advance(1)
@@ -82,8 +85,15 @@ def _quantized(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.rint(weight / step) * step)
 
 
+def _is_product(node: ir.Node) -> bool:
+    """Whether a weighted operation is a matrix product of channels; a convolution of single pixels is one."""
+    weight = constant(node.inputs[1])
+    return weight is not None and (weight.ndim == 2 or (set(weight.shape[2:]) == {1} and input_axis(node) == 1))
+
+
 def _matrix(node: ir.Node) -> NDArray[np.float64]:
     """The weight of a product, `[inputs, outputs]`."""
     weight = constant(node.inputs[1])
     assert weight is not None
+    weight = weight.reshape(weight.shape[:2])
     return weight.astype(np.float64) if weight_axis(node) == 1 else weight.astype(np.float64).T

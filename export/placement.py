@@ -6,7 +6,7 @@ what stayed in float and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,11 @@ from edgecls.runtime.bundle import Padding
 SAME_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
 """Operations that move values without changing them: their output lies on their input's grid."""
 
+_STREAM = SAME_GRID | {"Add", "Concat", "GlobalAveragePool", "ReduceMean"}
+"""Operations through which what a layer norm reads is passed on or summed up."""
+
+_SUMMED = "layer norms read what is summed up here; rounded at every block, it would lose too much"
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -38,7 +43,8 @@ class Rules:
     closed: frozenset[str]
     """Those of them that must also have their output quantized, or they run in float."""
     share_with_float: bool
-    """Whether float readers of a quantized tensor read the quantized value too: the engine then never holds both."""
+    """Whether float readers of a quantized tensor read the quantized value too: the engine then never holds both. Those
+    of a residual stream do so only where an integer kernel made the value."""
     activations: Literal["uint8", "int8"]
     weight_bits: int
     int32_bias: bool
@@ -64,7 +70,7 @@ class Placement:
     padding: Padding | None
     """The border that the session must put around the crop."""
     floats: dict[str, str]
-    """Weighted nodes that stayed in float, each with the reason."""
+    """Weighted nodes, and sums of a residual stream, that stayed in float, each with the reason."""
 
     def notes(self) -> tuple[str, ...]:
         """What stayed in float, one sentence a reason."""
@@ -72,7 +78,7 @@ class Placement:
         for name, reason in self.floats.items():
             reasons.setdefault(reason, []).append(name)
         return tuple(
-            f"{len(names)} of the weighted operations stay{'s' if len(names) == 1 else ''} in float "
+            f"{len(names)} operation{' stays' if len(names) == 1 else 's stay'} in float "
             f"({names[0]}{', …' if len(names) > 1 else ''}): {reason}"
             for reason, names in reasons.items()
         )
@@ -87,16 +93,8 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     graph = model.graph
     rescale_channels(model, plan.channel_scales)
     shift_biases(model, plan.bias_shifts.get(rules.name, {}))
-    floats = {}
-    chosen: list[ir.Node] = []
-    for node in graph:
-        if node.op_type not in rules.quantized:
-            continue
-        reason = plan.float_nodes.get(node.name or "") or _unfit(node) or rules.stays_float(node)
-        if reason is None:
-            chosen.append(node)
-        elif node.op_type in WEIGHTED:
-            floats[node.name or ""] = reason
+    stream = _residual_stream(graph)
+    chosen, floats = _choose(graph, plan, rules, stream)
     stem = feed_bytes(model, 128 if rules.symmetric else None)
     padding = stem.padding if stem else None
     if stem is not None and stem.conv in chosen and rules.wide_pixels:
@@ -106,7 +104,8 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
         dequantize_codes(graph, stem.grid, stem.conv)
 
     quantized_inputs = {node: _quantized_inputs(node, rules) for node in chosen}
-    grids = _grids(graph, quantized_inputs, plan, rules)
+    closed = {_after_clamp(node.outputs[0]) for node in chosen if node.op_type in rules.closed}
+    grids = _grids(graph, quantized_inputs, closed, plan, rules)
     input_scales: dict[ir.Node, float] = {}
     if stem is not None and stem.conv in quantized_inputs:
         grid = stem.grid
@@ -119,7 +118,9 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
         readers = [
             (use.node, use.idx)
             for use in value.uses()
-            if rules.share_with_float or use.idx in quantized_inputs.get(use.node, ()) or use.node.op_type in SAME_GRID
+            if use.idx in quantized_inputs.get(use.node, ())
+            or use.node.op_type in SAME_GRID
+            or (rules.share_with_float and (use.node not in stream or value in closed))
         ]
         for node, index in readers:
             if index == 0:
@@ -136,10 +137,44 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
                 bias_scale=scale,
                 half=rules.half_scales,
                 codes_in_file=rules.weight_codes,
+                offset=stem.offset if stem is not None and node is stem.conv else None,
             )
     _absorb_saturation(graph)
     RemoveUnusedNodesPass()(model)
     return Placement(padding, floats)
+
+
+def _choose(
+    graph: ir.Graph, plan: QuantPlan, rules: Rules, stream: Collection[ir.Node]
+) -> tuple[list[ir.Node], dict[str, str]]:
+    """The nodes that compute on integers, and by name why others do not."""
+    chosen: list[ir.Node] = []
+    floats = {}
+    for node in graph:
+        if node.op_type not in rules.quantized:
+            continue
+        reason = plan.float_nodes.get(node.name or "") or _unfit(node)
+        if reason is None and node in stream:
+            reason = floats[node.name or ""] = _SUMMED
+        reason = reason or rules.stays_float(node)
+        if reason is None:
+            chosen.append(node)
+        elif node.op_type in WEIGHTED:
+            floats[node.name or ""] = reason
+    return chosen, floats
+
+
+def _residual_stream(graph: ir.Graph) -> frozenset[ir.Node]:
+    """Layer norms, and the sums and concatenations whose values they read: what a transformer's blocks add to.
+
+    A few channels of it are far larger than the others, so that a grid for all of them is too coarse for most.
+    """
+    stream: set[ir.Node] = set()
+    for node in reversed(list(graph)):
+        read = any(use.node in stream for use in node.outputs[0].uses())
+        if node.op_type == "LayerNormalization" or (read and node.op_type in _STREAM):
+            stream.add(node)
+    return frozenset(stream)
 
 
 def _unfit(node: ir.Node) -> str | None:
@@ -177,15 +212,17 @@ def _ends_in_product(value: ir.Value | None) -> bool:
 
 
 def _grids(
-    graph: ir.Graph, quantized_inputs: Mapping[ir.Node, tuple[int, ...]], plan: QuantPlan, rules: Rules
+    graph: ir.Graph,
+    quantized_inputs: Mapping[ir.Node, tuple[int, ...]],
+    closed: Collection[ir.Value],
+    plan: QuantPlan,
+    rules: Rules,
 ) -> dict[ir.Value, Grid]:
     """The grid of every tensor that gets a Q/DQ pair, in graph order."""
-    wanted: set[ir.Value] = set()
+    wanted = set(closed)
     for node, indices in quantized_inputs.items():
         inputs = [node.inputs[index] for index in indices]
         wanted.update(value for value in inputs if value is not None and is_activation(value))
-        if node.op_type in rules.closed:
-            wanted.add(_after_clamp(node.outputs[0]))
     grids: dict[ir.Value, Grid] = {}
     for node in graph:
         for value in node.outputs:
@@ -196,10 +233,15 @@ def _grids(
                 grids[value] = grids[source]
             elif value in wanted and value.name in plan.tensors:
                 grids[value] = _grid(plan.tensors[value.name], rules)
-    # A tensor that is moved, not computed, is quantized where it comes from.
+    # A tensor that is moved whole, for one reader, is quantized where it comes from. The grid of a part (of a fused
+    # query, key and value) would not fit the rest.
     for node in reversed(list(graph)):
-        source = node.inputs[0] if node.op_type in SAME_GRID and node.outputs[0] in grids else None
-        if source is not None and source not in grids and source.name in plan.tensors and is_activation(source):
+        if node.op_type not in SAME_GRID - {"Slice"} or node.outputs[0] not in grids:
+            continue
+        source = node.inputs[0]
+        if source is None or only_consumer(source) is None or not is_activation(source):
+            continue
+        if source not in grids and source.name in plan.tensors:
             grids[source] = grids[node.outputs[0]]
     return grids
 

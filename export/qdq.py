@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgecls.calibration.graph import constant
 from edgecls.calibration.plan import TensorRange, weight_axis
 
 _CODES = {"uint8": (0, 255), "int8": (-128, 127)}
@@ -133,6 +134,7 @@ def quantize_weight(
     bias_scale: float | None = None,
     half: bool = False,
     codes_in_file: bool = True,
+    offset: NDArray[np.float64] | None = None,
 ) -> None:
     """Replaces a node's weight by int8 codes and a DequantizeLinear, one symmetric scale an output channel.
 
@@ -144,6 +146,8 @@ def quantize_weight(
         half: Whether the scales will be written as float16.
         codes_in_file: Whether the file holds the codes; else it holds their float values, which a QuantizeLinear turns
             into the same codes.
+        offset: A number for each of the first input channels whose product with the weight is part of the bias: there
+            too the weight is rounded.
     """
     source = node.inputs[1]
     assert source is not None
@@ -152,10 +156,10 @@ def quantize_weight(
     axis = weight_axis(node)
     largest = 2 ** (bits - 1) - 1
     scale = np.asarray(bounds, np.float64) / largest
-    bias = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias_scale is not None and bias is not None:
         # An almost dead channel's bias would not fit int32: its weights can afford a coarser step.
-        scale = np.maximum(scale, np.abs(bias.numpy().astype(np.float64)) / (bias_scale * 2.0**30))
+        scale = np.maximum(scale, np.abs(bias.astype(np.float64)) / (bias_scale * 2.0**30))
     scale = scale.astype(np.float32)
     scale = half_scale(scale) if half else scale
     shape = [1] * weight.ndim
@@ -164,10 +168,14 @@ def quantize_weight(
     name = source.name or "weight"
     values = None if codes_in_file else (codes * scale.reshape(shape)).astype(np.float32)
     node.replace_input_with(1, _dequantized(graph, node, name, codes, scale, axis, values))
+    if offset is not None and bias is not None:
+        error = codes * scale.astype(np.float64).reshape(shape) - weight
+        bias = bias + np.einsum("oihw,i->o", error[:, : len(offset)], offset)
+        node.replace_input_with(2, register(graph, f"{node.name}.bias:rounded", bias.astype(np.float32)))
     if bias_scale is not None and bias is not None:
         steps = scale.astype(np.float64) * bias_scale
         steps = steps.astype(np.float32)
-        int32 = np.rint(bias.numpy().astype(np.float64) / steps).astype(np.int32)
+        int32 = np.rint(bias.astype(np.float64) / steps).astype(np.int32)
         node.replace_input_with(2, _dequantized(graph, node, f"{node.name}.bias", int32, steps, 0))
 
 

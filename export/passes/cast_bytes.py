@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from edgecls.calibration.graph import constant, only_consumer
+from edgecls.calibration.graph import constant, only_consumer, only_reader
 from edgecls.export.qdq import register
 
 
@@ -23,7 +23,7 @@ def cast_bytes(model: ir.Model) -> bool:
     """
     graph = model.graph
     image = graph.inputs[0]
-    planes = only_consumer(image)
+    planes = only_reader(image)
     reader = only_consumer(planes.outputs[0]) if planes is not None else None
     if planes is None or reader is None or planes.op_type != "Transpose":
         return False
@@ -32,7 +32,9 @@ def cast_bytes(model: ir.Model) -> bool:
     cast = ir.node("Cast", [image], {"to": ir.DataType.FLOAT}, name=f"{image.name}:float")
     _describe(cast, image)
     graph.insert_before(planes, cast)
-    planes.replace_input_with(0, cast.outputs[0])
+    for use in list(image.uses()):
+        if use.node is not cast:
+            use.node.replace_input_with(use.idx, cast.outputs[0])
     planes.outputs[0].dtype = ir.DataType.FLOAT
     floats = planes.outputs[0]
     if reader.op_type == "DequantizeLinear":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgecls.calibration.graph import only_consumer
+from edgecls.calibration.graph import only_consumer, only_reader
 
 
 def dequantize_bytes(model: ir.Model) -> bool:
@@ -19,7 +19,7 @@ def dequantize_bytes(model: ir.Model) -> bool:
     Returns:
         Whether the graph began so.
     """
-    transpose = only_consumer(model.graph.inputs[0])
+    transpose = only_reader(model.graph.inputs[0])
     dequantize = only_consumer(transpose.outputs[0]) if transpose is not None else None
     if transpose is None or dequantize is None or transpose.op_type != "Transpose":
         return False

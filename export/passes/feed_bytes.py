@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from edgecls.calibration.graph import constant, only_consumer
+from edgecls.calibration.graph import constant, only_consumer, only_reader
 from edgecls.export.qdq import Grid, register
 from edgecls.runtime.bundle import Padding
 
@@ -20,6 +21,8 @@ class ByteStem:
     """The convolution; its input is the transposed bytes."""
     grid: Grid
     """What a byte means to it."""
+    offset: NDArray[np.float64]
+    """Of each channel: the grid's zero point less 255 times the mean. The bias holds the weights' products with it."""
     padding: Padding | None
     """What the session must put around the crop, where the convolution's own padding cannot."""
 
@@ -38,7 +41,8 @@ def feed_bytes(model: ir.Model, zero_point: int | None = None) -> ByteStem | Non
     Requires: the graph begins as `take_bytes` left it.
     Ensures: the convolution's first input is uint8 `[batch, 3, height, width]`, and whoever writes Q/DQ pairs puts a
         DequantizeLinear with `grid` there. Its step is 1, so that the weights are those that the plan knows. The float
-        value of every other tensor changes by rounding only.
+        value of every other tensor changes by rounding only; whoever rounds the weights makes the products with
+        `offset` follow them.
 
     Returns:
         None, and an unchanged model, where the graph does not begin so, where its bias is computed, or where no byte
@@ -49,18 +53,14 @@ def feed_bytes(model: ir.Model, zero_point: int | None = None) -> ByteStem | Non
     if chain is None:
         return None
     planes, cast, sub, conv = chain
-    offset, weight = constant(sub.inputs[1]), constant(conv.inputs[1])
+    means, weight = constant(sub.inputs[1]), constant(conv.inputs[1])
     given = conv.inputs[2] if len(conv.inputs) > 2 else None
     bias = constant(given)
-    if (
-        offset is None
-        or weight is None
-        or offset.size != 3
-        or weight.shape[1] != 3
-        or (given is not None and bias is None)
-    ):
+    if means is None or means.size != 3 or weight is None or weight.shape[1] != 3:
         return None
-    mean = offset.astype(np.float64).reshape(3)
+    if given is not None and bias is None:
+        return None
+    mean = means.astype(np.float64).reshape(3)
     red, green, blue = (int(m) for m in np.rint(mean))
     pads = conv.attributes.get_ints("pads", (0, 0, 0, 0))
     automatic = conv.attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
@@ -71,7 +71,8 @@ def feed_bytes(model: ir.Model, zero_point: int | None = None) -> ByteStem | Non
     if not fits and (automatic or (any(pads) and not all(0 <= m <= 255 for m in (red, green, blue)))):
         return None
 
-    moved = np.einsum("oihw,i->o", weight.astype(np.float64), zero_point - mean)
+    offset = zero_point - mean
+    moved = np.einsum("oihw,i->o", weight.astype(np.float64), offset)
     if bias is not None:
         moved = moved + bias.astype(np.float64)
     conv.replace_input_with(0, planes.outputs[0])
@@ -84,14 +85,15 @@ def feed_bytes(model: ir.Model, zero_point: int | None = None) -> ByteStem | Non
         conv.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
         padding = Padding(top_px=top, left_px=left, bottom_px=bottom, right_px=right, value=(red, green, blue))
         _widen(graph.inputs[0], planes.outputs[0], padding)
-    return ByteStem(conv, Grid("uint8", 1.0, zero_point), padding)
+    return ByteStem(conv, Grid("uint8", 1.0, zero_point), offset, padding)
 
 
 def _chain(graph: ir.Graph) -> tuple[ir.Node, ir.Node, ir.Node, ir.Node] | None:
     """Transpose, Cast, Sub and Conv, where the graph begins with just these."""
-    value, chain = graph.inputs[0], []
+    value = graph.inputs[0]
+    chain: list[ir.Node] = []
     for kind in ("Transpose", "Cast", "Sub", "Conv"):
-        node = only_consumer(value)
+        node = only_consumer(value) if chain else only_reader(value)
         if node is None or node.op_type != kind:
             return None
         chain.append(node)

@@ -15,7 +15,8 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
 
     Subtracting 255·mean leaves zero meaning the mean, so that the zero padding of the first convolution stays exact;
     dividing by 255·std is linear and goes into its weights. A network that does not begin with a convolution gets a
-    Mul instead. A network trained on BGR has its channels swapped by the same means.
+    Mul instead. A network trained on BGR has its channels swapped by the same means. Who asks for the size of the batch
+    asks the bytes, so that the first convolution is the only reader of the normalised picture.
 
     Requires: the first input is float32 `[batch, 3, height, width]`, normalised.
     Ensures: the only input is `image`, uint8 `[batch, crop, crop, 3]`, RGB.
@@ -34,6 +35,9 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
         type=ir.TensorType(ir.DataType.UINT8),
         shape=ir.Shape([old.shape[0] if old.shape else "batch", preprocess.crop_px, preprocess.crop_px, 3]),
     )
+    for use in list(old.uses()):
+        if _reads_batch(use.node):
+            use.node.replace_input_with(0, image)
     planes = ir.node("Transpose", [image], {"perm": [0, 3, 1, 2]})
     floats = ir.node("Cast", planes.outputs, {"to": ir.DataType.FLOAT})
     nodes = [planes, floats]
@@ -61,6 +65,12 @@ def take_bytes(model: ir.Model, preprocess: Preprocess) -> bool:
     ir.convenience.replace_all_uses_with(old, nodes[-1].outputs[0])
     graph.inputs[:] = [image]
     return True
+
+
+def _reads_batch(node: ir.Node) -> bool:
+    """Whether a node asks for the number of pictures, as torch.export's graphs do where they expand a class token."""
+    ends = node.attributes.get_int("start", 0), node.attributes.get_int("end", -1)
+    return node.op_type == "Shape" and ends == (0, 1)
 
 
 def _replace_weight(graph: ir.Graph, conv: ir.Node, weight: np.ndarray) -> None:

@@ -1,8 +1,12 @@
 import msgspec
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
+from networks import plan_of
 
 from edgecls.calibration.collect import collect_histograms
+from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, activations, channel_bounds, make_plan
 from edgecls.export.trace import probe_pictures
 from edgecls.runtime import InputError
@@ -53,6 +57,23 @@ def test_what_a_gate_gives_lies_between_0_and_1_whatever_was_seen(small):
     assert {(plan.tensors[name].asymmetric, plan.tensors[name].symmetric) for name in gates} == {((0.0, 1.0), 1.0)}
 
 
+def test_the_shares_of_a_flat_attention_have_a_grid_of_their_size():
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 192] logits) <float[1] small = {0.0001}, float[1] large = {10}>
+        { f = Cast<to = 1>(image) l = Flatten(f) m = Mul(l, small) flat = Softmax(m) n2 = Mul(l, large)
+          sharp = Softmax(n2) logits = Add(flat, sharp) }"""
+    )
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    pictures = np.minimum(probe_pictures(8, 4), 200)
+    pictures[:, 0, 0, 0] = 255
+    tensors = plan_of(graph, pictures).tensors
+    flat, sharp = tensors["flat"], tensors["sharp"]
+    assert 1 / 192 < flat.maximum < flat.asymmetric[1] == flat.symmetric < 1.2 * flat.maximum < 0.01
+    assert flat.asymmetric[0] == 0
+    assert sharp.asymmetric == (0, 1)
+
+
 @pytest.mark.parametrize("ranges", ["auto", "minmax", "percentile", "entropy"])
 def test_every_way_to_choose_ranges_makes_a_plan_that_fits(small, tmp_path, ranges):
     _, graph, _ = small
@@ -88,8 +109,6 @@ def test_a_dead_channel_still_has_a_bound(small):
     stem = next(node for node in model.graph if node.op_type == "Conv")
     weight = stem.inputs[1].const_value.numpy().copy()
     weight[3] = 0
-    import onnx_ir as ir
-
     stem.inputs[1].const_value = ir.tensor(weight)
     assert channel_bounds(model)[stem.name][3] > 0
 

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecls.calibration.graph import Graph
+from edgecls.export.passes.cast_bytes import cast_bytes
+from edgecls.export.passes.dequantize_bytes import dequantize_bytes
 from edgecls.export.passes.feed_bytes import feed_bytes
 from edgecls.export.passes.fold_gemm_factors import fold_gemm_factors
 from edgecls.export.passes.name_by_module import name_by_module
@@ -148,6 +150,36 @@ def test_bytes_fed_to_the_stem_are_right_inside_and_right_to_half_a_code_at_the_
     rounded = {round(255 * m) for m in mean}
     assert (stem.padding is None) == (len(rounded) == 1 or not any(pads))
     assert stem.grid.scale == 1.0
+
+
+def expanding() -> ir.Model:
+    """A token for every picture, as a vision transformer has, beside what the stem makes."""
+    return parsed(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 3, 4, 4] x) => (float[n, 36] logits)
+        <float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}, float[1, 4] token = {1, 2, 3, 4}, int64[1] four = {4}>
+        { b = Shape<start = 0, end = 1>(x) y = Conv(x, w) l = Flatten(y) s = Concat<axis = 0>(b, four)
+          t = Expand(token, s) logits = Concat<axis = 1>(t, l) }"""
+    )
+
+
+def test_who_asks_for_the_batch_does_not_keep_the_stem_from_the_bytes():
+    preprocess = Preprocess(resize_px=4, crop_px=4, **IMAGENET)
+    model = expanding()
+    pictures = probe_pictures(4, 3)
+    expected = run_onnx(proto_of(model), normalized(pictures, preprocess))
+    take_bytes(model, preprocess)
+    assert "Mul" not in kinds(model)
+    np.testing.assert_allclose(run_onnx(Graph.from_ir(model).proto, pictures), expected, rtol=1e-4, atol=1e-4)
+    stem = feed_bytes(model, 128)
+    assert stem is not None
+    dequantize_codes(model.graph, stem.grid, stem.conv)
+    np.testing.assert_allclose(run_onnx(Graph.from_ir(model).proto, pictures), expected, rtol=1e-4, atol=1e-3)
+    for order in (dequantize_bytes, cast_bytes):
+        other = ir.from_proto(onnx.load_model_from_string(Graph.from_ir(model).proto))
+        assert order(other)
+        np.testing.assert_allclose(run_onnx(Graph.from_ir(other).proto, pictures), expected, rtol=1e-4, atol=1e-3)
+    assert [use.node.op_type for use in other.graph.inputs[0].uses()] == ["Cast"]
 
 
 def test_names_come_from_modules_and_are_the_same_every_time():

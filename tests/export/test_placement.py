@@ -7,17 +7,21 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from networks import plan_of
+import torch
+from networks import IMAGENET, classifier, plan_of
+from torch import nn
 
 from edgecls.calibration.graph import Graph
 from edgecls.export.placement import place
 from edgecls.export.targets import onnxruntime as ort_target
 from edgecls.export.targets import openvino as ov_target
-from edgecls.export.trace import probe_pictures, run_onnx
+from edgecls.export.targets import tensorrt as trt_target
+from edgecls.export.trace import probe_pictures, run_onnx, trace
 from edgecls.runtime.session import Session
 
 ORT = ort_target.rules("x86-vnni")
 OPENVINO = ov_target.rules("x86-vnni")
+TENSORRT = trt_target.dialect_rules(trt_target.STRONG)
 
 
 def placed(small, rules, plan=None):
@@ -50,6 +54,24 @@ def test_nothing_float_stands_before_the_first_convolution(small):
     kinds = [node.op_type for node in model.graph if "weight" not in node.name and "bias" not in node.name]
     assert kinds[:3] == ["Transpose", "DequantizeLinear", "Conv"]
     assert placement.padding.value == (124, 116, 104)
+
+
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, ov_target.rules("x86"), TENSORRT])
+def test_a_picture_of_the_means_gives_the_bias_whatever_the_weights_are_rounded_to(rules):
+    """The bias takes off what the rounded weights make of the mean, not what the exact ones would."""
+    stem = nn.Conv2d(3, 16, 4, 4)
+    with torch.no_grad():
+        stem.weight[:] = 0.0104  # of steps of 0.01 or 0.02: all are rounded to the same side
+        stem.weight[:, 0, 0, 0] = 1.27
+    graph = trace(classifier(nn.Sequential(stem, nn.Flatten()).eval(), 8, 64, std=(0.2, 0.3, 0.25))).graph
+    plan = plan_of(graph, probe_pictures(8, 8))
+    model = graph.ir_model()
+    padding = place(model, plan, rules).padding
+    grey = np.broadcast_to(np.rint(255 * np.asarray(IMAGENET["mean"])).astype(np.uint8), (1, 8, 8, 3)).copy()
+    got = run_onnx(ir.to_proto(model).SerializeToString(), Session.pad(grey, padding))
+    low, high = plan.tensors["0"].asymmetric
+    step = (high - low) / 255 if rules.closed else 0
+    np.testing.assert_allclose(got, run_onnx(graph.proto, grey), atol=0.002 + step)
 
 
 def test_int8_activations_reach_the_first_convolution_by_an_exact_change_of_type(small):
@@ -95,6 +117,62 @@ def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
     assert (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear")
     for index in (1, 2):
         assert before.inputs[index].const_value.numpy() == after.inputs[index].const_value.numpy()
+
+
+def test_parts_of_a_tensor_have_grids_of_their_own():
+    """Queries and keys are a hundred times as large as the values beside them in one fused product."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 4, 4, 3] image) => (float[n, 256] logits)
+        <float[4, 3, 1, 1] w = {100, 20, -100, 30, 100, -70, 1, 0, -1, 0, 1, 1}, float[1] mean = {128},
+         int64[3] flat = {0, 4, 16}, int64[1] none = {0}, int64[1] two = {2}, int64[1] all = {4}, int64[1] one = {1}>
+        { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) c = Conv(s, w)
+          r = Reshape(c, flat) q = Slice(r, none, two, one) v = Slice(r, two, all, one)
+          t = Transpose<perm = [0, 2, 1]>(q) a = MatMul(t, v) logits = Flatten(a) }"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    plan = plan_of(graph, probe_pictures(4, 16))
+    _, placement, quantized = placed((None, graph, plan), OPENVINO)
+    assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
+
+
+def transformer(norm):
+    """Two blocks that add to a stream and read it through something."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 96] logits) <float[1] mean = {{128}}, int64[3] flat = {{0, 6, 16}}>
+        {{ p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean)
+          c = Conv<strides = [2, 2]>(s, w) r = Reshape(c, flat) x = Transpose<perm = [0, 2, 1]>(r)
+          first = {norm} left = MatMul(first, a) y = Add(x, left) second = {norm.replace("x", "y")}
+          right = MatMul(second, b) z = Add(y, right) last = {norm.replace("x", "z")} logits = Flatten(last) }}"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    rng = np.random.default_rng(0)
+    shapes = {"w": (6, 3, 2, 2), "a": (6, 6), "b": (6, 6), "one": (6,)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    return None, graph, plan_of(graph, probe_pictures(8, 16))
+
+
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, TENSORRT])
+def test_sums_that_a_layer_norm_reads_stay_in_float(rules):
+    model, placement, _ = placed(transformer("LayerNormalization(x, one)"), rules)
+    assert {"y", "z"} <= set(placement.floats)
+    sums = [node.outputs[0] for node in model.graph if node.op_type == "Add"]
+    assert {use.node.op_type for value in sums for use in value.uses()} == {"Add", "LayerNormalization"}
+
+
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, TENSORRT])
+def test_sums_that_no_layer_norm_reads_are_integer(rules):
+    model, placement, _ = placed(transformer("Relu(x)"), rules)
+    assert not {"y", "z"} & set(placement.floats)
+    for node in model.graph:
+        if node.op_type == "Add":
+            assert "DequantizeLinear" in {value.producer().op_type for value in node.inputs}
 
 
 def test_what_computes_in_half_precision_stays_in_float_and_is_told():
