@@ -4,12 +4,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
 from edgecls.bench.gate_result import Margin
+from edgecls.calibration.graph import Graph, is_activation
 from edgecls.calibration.plan import QuantPlan
 from edgecls.export.recover import Budget, recover, refuse_shared
 from edgecls.export.sensitivity import REASON, blocks_of, with_floats, with_sensitivity
+from edgecls.export.targets import ANY_GPU, target_module
 from edgecls.export.trials import Trial
 from edgecls.runtime import ImageSet, InputError
 from edgecls.runtime.bundle import CalibrationRecord
@@ -25,6 +28,7 @@ PLAN = QuantPlan(
     float_nodes={},
 )
 N = 5000
+TARGETS = ("onnxruntime", "openvino", "tensorrt")
 
 
 def images(count=N, first="b"):
@@ -169,6 +173,45 @@ def test_blocks_are_modules_of_a_few_weighted_operations(small):
     nodes = [name for names in blocks.values() for name in names]
     assert len(nodes) == len(set(nodes))
     assert "fc" in with_floats(plan, blocks["fc"]).float_nodes
+
+
+def test_every_operation_that_some_target_quantizes_is_in_a_block(small):
+    """Residual sums, gates and pools too: `blocks.0` is where torch says that they are."""
+    _, graph, _ = small
+    blocks, model = blocks_of(graph), graph.ir_model()
+    kinds = frozenset().union(*(target_module(target).rules("x86-vnni", ANY_GPU).quantized for target in TARGETS))
+    quantizable = {n.name for n in model.graph if n.op_type in kinds and is_activation(n.inputs[0])}
+    held = {name for names in blocks.values() for name in names}
+    assert quantizable - held == set()
+    assert {"blocks.0.Add_0", "blocks.0.body.6.Mul_0", "blocks.0.body.6.pool.GlobalAveragePool_0"} <= {
+        *blocks["blocks.0"]
+    }
+    assert "GlobalAveragePool_0" in blocks["head"]
+
+
+def test_without_names_of_modules_an_operation_belongs_to_the_weight_before_it():
+    """An attention and a residual sum as a file without torch's metadata has them."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2, 2] image) => (float[n, 2, 2] logits) <float[2, 2] w = {1, 2, 3, 4}, float[2] b = {1, 2}>
+        {
+            [early] e = Add(image, image)
+            [qkv] q = MatMul(e, w)
+            [bias] s = Add(q, b)
+            [turned] t = Transpose<perm = [0, 2, 1]>(s)
+            [scores] a = MatMul(s, t)
+            [share] p = Softmax(a)
+            [values] v = MatMul(p, s)
+            [proj] o = MatMul(v, w)
+            [sum] r = Add(e, o)
+            logits = Identity(r)
+        }"""
+    )
+    assert blocks_of(Graph(onnx.shape_inference.infer_shapes(model).SerializeToString())) == {
+        "early": ["early"],
+        "qkv": ["qkv", "scores", "values"],
+        "proj": ["proj", "sum"],
+    }
 
 
 def test_sensitivity_is_measured_block_by_block():
