@@ -143,6 +143,49 @@ def test_it_stops_where_integers_are_no_longer_faster(climb):
     assert trials.judged == [frozenset()]
 
 
+def test_pictures_that_the_network_was_trained_on_are_not_believed(climb):
+    """They show a tenth of the drop and promise too much; the truth is learned from each failed look."""
+    trials = Fake({f"b{i}": 4 for i in range(20)}, cost=0.01)
+    trials_run = trials.run
+
+    def run(plan):
+        made = trials_run(plan)
+        return msgspec.structs.replace(made, b=made.b // 10)
+
+    trials.run = run
+    done = climb(trials, 1.0)
+    assert done.certificate.verdict == "pass"
+    assert done.certificate.alpha == pytest.approx(0.05 / 3)
+    looks = [len(floats) for floats in trials.judged]
+    assert looks[0] == 0
+    assert len(looks) <= 3
+    assert looks == sorted(set(looks))
+
+
+def test_the_last_look_keeps_at_least_twice_as_many_blocks(climb):
+    """However rosy the choosing pictures are: these show no drop at all."""
+    trials = Fake({f"b{i}": 4 for i in range(8)}, cost=0.01)
+    trials_run = trials.run
+    trials.run = lambda plan: msgspec.structs.replace(trials_run(plan), b=0)
+    climb(trials, 1.0)
+    assert [len(floats) for floats in trials.judged] == [0, 1, 2]
+
+
+def test_where_twice_as_many_blocks_are_too_slow_the_last_look_takes_those_that_should_do(climb):
+    trials = Fake({f"b{i}": 8 for i in range(8)}, cost=0.07)
+    trials_run = trials.run
+
+    def run(plan):  # the first look shows nothing of it, the second half
+        made = trials_run(plan)
+        return msgspec.structs.replace(made, b=made.b * 3 // 10)
+
+    trials.run = run
+    done = climb(trials, 1.5)
+    assert done.certificate.verdict == "pass"
+    assert [len(floats) for floats in trials.judged][-1] <= 7
+    assert not done.notes
+
+
 def test_too_few_pictures_are_inconclusive(climb, monkeypatch):
     trials = Fake({"a": 0, "b": 8})
     monkeypatch.setattr("edgecls.export.sensitivity.blocks_of", lambda graph: {"a": ["a.conv"], "b": ["b.conv"]})
