@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edgecls.bench.gate_result import Margin
 from edgecls.bench.statistics import Verdict, images_needed, non_inferiority, upper_bound
@@ -165,8 +164,6 @@ class _Ladder:
     rungs: dict[tuple[str, ...], tuple[QuantPlan, Trial]] = field(default_factory=dict)
     certificates: dict[tuple[str, ...], Certificate] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    expected: NDArray[np.int64] | None = None
-    """What the float graph answers to the budget's pictures."""
     optimism: float = 1.0
     """Share of pictures lost among the budget's over that among those that choose, the largest of the looks."""
 
@@ -239,11 +236,11 @@ class _Ladder:
     def certify(self, blocks: Sequence[BlockSensitivity]) -> Verdict:
         """Judges a plan on the budget's pictures."""
         names, trial = _names(blocks), self.run(blocks)
-        with self.progress.stage(f"Judging with {len(names)} blocks in float"):
-            if self.expected is None:
-                self.expected = self.trials.answers(self.budget.images, None)
-            before, after = self.expected, self.trials.answers(self.budget.images, self.rungs[names][0])
-        truth = np.asarray([image.label for image in self.budget.images.images])
+        pictures = self.budget.images
+        with self.progress.stage(f"Judging with {len(names)} blocks in float", 2 * len(pictures)) as advance:
+            before = self.trials.answers(pictures, None, advance)
+            after = self.trials.answers(pictures, self.rungs[names][0], advance)
+        truth = np.asarray([image.label for image in pictures.images])
         b = int(np.count_nonzero((before == truth) & (after != truth)))
         c = int(np.count_nonzero((before != truth) & (after == truth)))
         n, margin = len(truth), self.budget.max_drop.rate(float(np.mean(before == truth)))

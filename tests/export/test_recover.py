@@ -1,5 +1,6 @@
 """The ladder climbs on made-up trials: what each block costs and gains is known, so is where it has to end."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -54,7 +55,8 @@ class Fake:
         ratio = 0.5 + self.cost * len(plan.float_nodes)
         return Trial(n=1000, right=1000, b=wrong, c=0, flips=wrong, kl=wrong / 1000, ratio=ratio, ms=ratio * 10)
 
-    def answers(self, pictures, plan):
+    def answers(self, pictures, plan, advance):
+        advance(len(pictures))
         truth = np.array([image.label for image in pictures.images])
         if plan is None:
             return truth
@@ -83,6 +85,23 @@ def test_a_plan_within_the_budget_stays_as_it_is(climb):
     assert done.plan == PLAN
     assert len(trials.judged) == 1
     assert trials.judged[0] == frozenset()
+
+
+def test_a_look_counts_its_pictures():
+    told = []
+
+    class Listener(SilentProgress):
+        @contextmanager
+        def stage(self, title, total=None):
+            told.append([title, total, 0])
+
+            def advance(steps):
+                told[-1][2] += steps
+
+            yield advance
+
+    recover(None, PLAN, Fake({"a": 1}), "onnxruntime", Budget(Margin(1.0), images()), Listener())
+    assert told == [["Judging with 0 blocks in float", 2 * N, 2 * N]]
 
 
 def test_a_relative_budget_is_a_share_of_what_the_float_graph_gets_right(climb):
