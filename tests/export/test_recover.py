@@ -7,7 +7,9 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
+from edgecls import cli
 from edgecls.bench.gate_result import Margin
 from edgecls.calibration.graph import Graph, is_activation
 from edgecls.calibration.plan import QuantPlan
@@ -15,7 +17,7 @@ from edgecls.export.recover import Budget, recover, refuse_shared
 from edgecls.export.sensitivity import REASON, blocks_of, with_floats, with_sensitivity
 from edgecls.export.targets import ANY_GPU, target_module
 from edgecls.export.trials import Trial
-from edgecls.runtime import ImageSet, InputError
+from edgecls.runtime import ImageSet, InputError, load
 from edgecls.runtime.bundle import CalibrationRecord
 from edgecls.runtime.imageset import ImageFile
 from edgecls.runtime.progress import SilentProgress
@@ -25,7 +27,7 @@ PLAN = QuantPlan(
     calibration=CalibrationRecord(sha256="0" * 64, seed=0, images=("a" * 64,)),
     ranges="mse",
     tensors={},
-    weights={},
+    weights={"rest": (1.0,)},
     float_nodes={},
 )
 N = 5000
@@ -68,11 +70,11 @@ class Fake:
 
 @pytest.fixture
 def climb(monkeypatch):
-    def run(trials, max_drop, unit="pp"):
+    def run(trials, max_drop, unit="pp", plan=PLAN):
         monkeypatch.setattr(
             "edgecls.export.sensitivity.blocks_of", lambda graph: {name: [f"{name}.conv"] for name in trials.lost}
         )
-        return recover(None, PLAN, trials, "onnxruntime", Budget(Margin(max_drop, unit), images()), SilentProgress())
+        return recover(None, plan, trials, "onnxruntime", Budget(Margin(max_drop, unit), images()), SilentProgress())
 
     return run
 
@@ -152,6 +154,64 @@ def test_an_impossible_budget_ends_with_the_best_plan_and_the_pareto_list(climb)
     document = msgspec.json.decode(done.to_json())
     assert document["certificate"]["verdict"] == "fail"
     assert len(document["pareto"]) == len(done.pareto)
+
+
+IMPOSSIBLE = """
+import torch
+
+def make():
+    \"\"\"Channels of very different sizes, and weights that make up for it: one grid for all of them is ruin.\"\"\"
+    torch.manual_seed(0)
+    conv, linear = torch.nn.Conv2d(3, 16, 8, stride=8), torch.nn.Linear(256, 7)
+    size = torch.logspace(-2, 2, 16)
+    with torch.no_grad():
+        conv.weight *= size[:, None, None, None]
+        conv.bias *= size
+        linear.weight *= 8 / size.repeat_interleave(16)
+    return torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Flatten(), linear).eval()
+"""
+
+
+def test_an_impossible_budget_ends_an_export_with_exit_code_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(IMPOSSIBLE)
+    (tmp_path / "labels.txt").write_text("".join(f"class {index}\n" for index in range(7)))
+    net = "export net.py:make --target onnxruntime --labels labels.txt --resize 36 --crop 32 --quiet"
+    net += " --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+    assert cli.main(f"{net} -o float.edgecls".split()) == 0
+    rng = np.random.default_rng(5)
+    with load("float.edgecls", threads=1) as session:  # which is always right
+        for index in range(130):
+            picture = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((40, 44))
+            best = session.logits(session.preprocess.pixels(picture)[None]).argmax()
+            folder = tmp_path / ("eval" if index < 100 else "calibration") / f"class {best}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{index}.png")
+    net += " --int8 --calibration calibration --weights per-tensor --ranges minmax"
+    net += " --without equalization --without bias-correction"
+    assert cli.main(f"{net} --max-drop 0.1pp --eval eval -o net.edgecls".split()) == 1
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".", "net."))} == {
+        "net.py", "net.over-budget.edgecls", "net.over-budget.recovery.json"
+    }  # fmt: skip
+    recovery = msgspec.json.decode((tmp_path / "net.over-budget.recovery.json").read_bytes())
+    assert recovery["certificate"]["verdict"] == "fail"
+    assert recovery["certificate"]["drop_pp"] > 5
+    assert recovery["pareto"]
+    for rung in recovery["pareto"]:
+        assert rung["drop_pp"] > 0
+        assert len(rung["floats"]) < 2  # of two blocks
+        assert {"ms", "ratio"} <= set(rung)
+    with load("net.over-budget.edgecls", threads=1) as session:
+        assert session.logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 7)
+
+
+def test_the_float_graph_is_no_int8(climb):
+    """Where every block is needed in float, that is not certified as INT8."""
+    trials = Fake({"a": 20, "b": 20})
+    plan = msgspec.structs.replace(PLAN, weights={"a.conv": (1.0,), "b.conv": (1.0,)})
+    done = climb(trials, 1.0, plan=plan)
+    assert done.certificate.verdict == "fail"
+    assert [len(floats) for floats in trials.judged] == [0, 1]
 
 
 def test_it_stops_where_integers_are_no_longer_faster(climb):
