@@ -165,14 +165,19 @@ class QuantPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", t
             given = self.weights.get(name)
             if given is None or len(given) != len(expected) or not all(0 < g < np.inf for g in given):
                 return f"node {name!r} needs {len(expected)} positive weight bounds"
-        return self._wrong_correction({name: len(channels) for name, channels in bounds.items()}, needed)
+        return self._wrong_correction({name: len(channels) for name, channels in bounds.items()}, model)
 
-    def _wrong_correction(self, channels: Mapping[str, int], tensors: Mapping[str | None, ir.Value]) -> str | None:
+    def _wrong_correction(self, channels: Mapping[str, int], model: ir.Model) -> str | None:
+        from edgecls.calibration.rescale_channels import is_source, readers  # which imports this module
+
+        sources = {node.outputs[0].name: node for node in model.graph if is_source(node) and readers(node.outputs[0])}
         for name, scale in self.channel_scales.items():
-            if name not in tensors:
+            if name not in sources:
                 return f"the graph has no tensor {name!r} whose channels could be scaled"
-            if not all(0 < factor < np.inf for factor in scale):
-                return f"tensor {name!r} has channel scales that are not positive"
+            weight = constant(sources[name].inputs[1])
+            count = channels.get(str(sources[name].name), 0 if weight is None else weight.size)
+            if len(scale) != count or not all(0 < factor < np.inf for factor in scale):
+                return f"tensor {name!r} needs {count} positive channel scales"
         for rules, shifts in self.bias_shifts.items():
             for name, shift in shifts.items():
                 if len(shift) != channels.get(name) or not np.isfinite(shift).all():

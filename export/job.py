@@ -101,6 +101,7 @@ def export_bundle(
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
     module, drawn = target_module(target), None
+    memory = None if check else output.with_name(f".{output.name}.trials")
     narrow, tries = is_narrow(target, precision), budget is not None or sensitivity
     _refuse_target(module, classifier, target, precision, narrow, gpu)
     _refuse_options(module, target, precision, calibration, plan, quantization.quantizer, tries)
@@ -118,7 +119,6 @@ def export_bundle(
     else:
         ranges = export.plan(quantization) if plan is None else QuantPlan.read(plan, traced.graph)
         if ranges is not None and calibration is not None and tries:
-            memory = None if check else output.with_name(f".{output.name}.trials")
             ranges = export.refine(ranges, calibration, budget, sensitivity, memory)
         with progress.stage(f"Compiling for {target}"):
             artifact = module.compile_artifact(traced.graph, precision, ranges, isa, gpu)
@@ -136,6 +136,8 @@ def export_bundle(
         output = output.with_name(f"{output.stem}.over-budget{output.suffix}")
     if not check:
         _write(output, manifest, files, recovery)
+    if memory is not None and tries:
+        memory.unlink(missing_ok=True)
     for note in notes:
         progress.note(note)
     size = sum(map(len, files.values())) if check else output.stat().st_size
@@ -197,8 +199,6 @@ class _Export:
                 plan, self.notes = self.recovery.plan, (*self.notes, *self.recovery.notes)
             if sensitivity and plan.sensitivity is None:
                 plan = with_sensitivity(self.graph, plan, trials, self.target, self.progress)
-        if memory is not None:
-            memory.unlink(missing_ok=True)
         return plan
 
     def trials(self, pictures: ImageSet, memory: Path | None = None) -> Trials:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import onnx_ir as ir
 
-from edgecls.calibration.graph import Graph
+from edgecls.calibration.graph import Graph, constant, is_activation
 from edgecls.calibration.plan import WEIGHTED, BlockSensitivity, QuantPlan, Sensitivity
 from edgecls.export.trials import Trials
 from edgecls.runtime.progress import Progress
 
 _LARGEST = 5
 """Weighted operations of a block at most: an inverted residual with squeeze-and-excitation has as many."""
+
+_WEIGHTLESS = frozenset({"MatMul", "Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "Sigmoid"})
+"""Operations that some target computes on integers though they have no weight."""
 
 REASON = "quantized, it costs more accuracy than its time is worth"
 
@@ -45,16 +48,22 @@ def with_sensitivity(graph: Graph, plan: QuantPlan, trials: Trials, target: str,
 def blocks_of(graph: Graph) -> dict[str, list[str]]:
     """The names of a graph's operations by block, in graph order.
 
-    A block is the largest module with at most five weighted operations; what belongs to none stands for itself.
+    A block is the largest module with at most five weighted operations. A quantizable operation that is in none belongs
+    to the block of the nearest weighted operation before it, or else stands for itself.
     """
     nodes = [node for node in graph.ir_model().graph if node.name and node.op_type not in {"Cast", "Constant"}]
     weighted: dict[str, int] = defaultdict(int)
     for node in nodes:
         for prefix in _prefixes(node):
-            weighted[prefix] += node.op_type in WEIGHTED
+            weighted[prefix] += _has_weight(node)
     blocks: dict[str, list[str]] = defaultdict(list)
+    found: dict[ir.Node, str] = {}
     for node in nodes:
         block = next((prefix for prefix in _prefixes(node) if 0 < weighted[prefix] <= _LARGEST), None)
+        if block is not None and _has_weight(node):
+            found[node] = block
+        if block is None and node.op_type in _WEIGHTLESS and all(map(is_activation, node.inputs)):
+            block = _nearest(node, found) or str(node.name)
         if block is not None:
             blocks[block].append(str(node.name))
     return dict(blocks)
@@ -69,3 +78,22 @@ def _prefixes(node: ir.Node) -> list[str]:
     """The modules that hold a node, the largest first, and the node itself."""
     parts = str(node.name).split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _has_weight(node: ir.Node) -> bool:
+    return node.op_type in WEIGHTED and constant(node.inputs[1]) is not None
+
+
+def _nearest(node: ir.Node, found: Mapping[ir.Node, str]) -> str | None:
+    """The block of the nearest operation before a node that has one."""
+    ahead, seen = deque([node]), {node}
+    while ahead:
+        for value in ahead.popleft().inputs:
+            producer = value.producer() if value is not None else None
+            if producer is None or producer in seen:
+                continue
+            if producer in found:
+                return found[producer]
+            seen.add(producer)
+            ahead.append(producer)
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -24,12 +24,16 @@ from edgecls.runtime.bundle import Manifest, Padding
 from edgecls.runtime.cpu import Isa, cpu_isa
 from edgecls.runtime.engines import Engine
 from edgecls.runtime.imageset import ImageSet
+from edgecls.runtime.progress import Advance
 from edgecls.runtime.session import Session
 
 _PAIRS = 30
 """Inferences of each of two engines that take turns: enough to tell 3 % apart on a machine with other work."""
 
 _WARM_UP = 5
+
+_PIECE = 256
+"""Pictures whose answers are remembered together."""
 
 _SUSPICIOUS = 0.25
 """Share of other answers above which a note warns: a graph with 5 % is above it once in 50,000 draws of 32."""
@@ -87,7 +91,8 @@ class Trials:
         isa: Instruction set that the graphs are made for.
         gpu: What a target that runs on a GPU makes the graph for.
         pictures: That judge. Without classes the float graph's answers count as the truth, which only overstates drops.
-        memory: A file with a line a trial, from which a run that was killed goes on; None remembers nothing.
+        memory: A file with a line for each trial and for each piece of other answers, from which a run that was killed
+            goes on; None remembers nothing.
         timed: Whether the pace is measured; where other work runs beside it, it would say nothing.
     """
 
@@ -105,7 +110,7 @@ class Trials:
     ) -> None:
         self._classifier, self._graph, self._target, self._isa, self._gpu = classifier, graph, target, isa, gpu
         self._pixels = np.concatenate(list(crops(pictures, classifier.preprocess)))
-        self._setting = (graph.digest, target, isa, gpu, pictures.digest)
+        self._setting = (graph.digest, classifier.preprocess, target, isa, gpu, pictures.digest)
         self._memory = memory
         self._known = _remembered(memory)
         artifact = target_module(target).compile_artifact(graph, "fp32", None, isa, gpu)
@@ -129,27 +134,58 @@ class Trials:
 
     def run(self, plan: QuantPlan) -> Trial:
         """Tries a plan, or recalls what it did."""
-        said = msgspec.structs.replace(plan, sensitivity=None)  # which changes no graph
-        key = hashlib.sha256(msgspec.json.encode((self._setting, said.digest))).hexdigest()
-        if key not in self._known:
+        key = self._key(plan)
+        known = self._known.get(key)
+        if not isinstance(known, Trial):
             artifact, manifest, _ = self.compile(plan)
-            trial = self._known[key] = self.look(artifact, manifest)
-            if self._memory is not None:
-                with self._memory.open("ab") as file:
-                    file.write(msgspec.json.encode((key, trial)) + b"\n")
-        return self._known[key]
+            known = self.look(artifact, manifest)
+            self._remember(key, known)
+        return known
 
-    def answers(self, pictures: ImageSet, plan: QuantPlan | None) -> NDArray[np.int64]:
-        """Best classes of other pictures, `int64 [pictures]`: by a plan, or by the float graph."""
-        if plan is None:
-            return self._answers(pictures, self._float, None)
-        artifact, manifest, _ = self.compile(plan)
-        with closing(answering_engine(manifest, artifact)) as engine:
-            return self._answers(pictures, engine, manifest.padding)
+    def answers(
+        self, pictures: ImageSet, plan: QuantPlan | None, advance: Advance = lambda steps: None
+    ) -> NDArray[np.int64]:
+        """Best classes of other pictures, `int64 [pictures]`: by a plan, or by the float graph; or what they were.
 
-    def _answers(self, pictures: ImageSet, engine: Engine, padding: Padding | None) -> NDArray[np.int64]:
-        seen = (pixels[None] for batch in crops(pictures, self._classifier.preprocess) for pixels in batch)
-        return np.asarray([engine.infer(Session.pad(pixels, padding))[0].argmax() for pixels in seen], np.int64)
+        Args:
+            advance: Told the number of pictures that were answered.
+        """
+        starts = range(0, len(pictures), _PIECE)
+        pieces = [ImageSet(pictures.root, pictures.images[start : start + _PIECE]) for start in starts]
+        keys = [self._key(plan, [image.sha256 for image in piece.images]) for piece in pieces]
+        unknown = {key: piece for key, piece in zip(keys, pieces, strict=True) if key not in self._known}
+        advance(len(pictures) - sum(map(len, unknown.values())))
+        if unknown and plan is None:
+            self._answer(unknown, self._float, None, advance)
+        elif unknown and plan is not None:
+            artifact, manifest, _ = self.compile(plan)
+            with closing(answering_engine(manifest, artifact)) as engine:
+                self._answer(unknown, engine, manifest.padding, advance)
+        return np.concatenate([np.asarray(self._known[key], np.int64) for key in keys])
+
+    def _answer(
+        self, pieces: Mapping[str, ImageSet], engine: Engine, padding: Padding | None, advance: Advance
+    ) -> None:
+        for key, piece in pieces.items():
+            best: list[int] = []
+            for batch in crops(piece, self._classifier.preprocess):
+                best += [int(engine.infer(Session.pad(pixels[None], padding))[0].argmax()) for pixels in batch]
+                advance(len(batch))
+            self._remember(key, tuple(best))
+
+    def _key(self, plan: QuantPlan | None, asked: Sequence[str] = ()) -> str:
+        """Of what a plan, or the float graph, did to pictures; those of all trials where others are not named."""
+        digest = None
+        if plan is not None:
+            digest = msgspec.structs.replace(plan, sensitivity=None).digest  # which changes no graph
+        return hashlib.sha256(msgspec.json.encode((self._setting, digest, asked))).hexdigest()
+
+    def _remember(self, key: str, known: Trial | tuple[int, ...]) -> None:
+        self._known[key] = known
+        if self._memory is not None:
+            with self._memory.open("ab") as file:
+                # The first line end is for what a killed run was writing.
+                file.write(b"\n" + msgspec.json.encode((key, known)) + b"\n")
 
     def look(self, artifact: Artifact, manifest: Manifest) -> Trial:
         """Tries an artifact, whoever made it."""
@@ -184,13 +220,13 @@ class Trials:
         return mine / statistics.median(times[1]), 1e3 * mine
 
 
-def _remembered(memory: Path | None) -> dict[str, Trial]:
-    known: dict[str, Trial] = {}
+def _remembered(memory: Path | None) -> dict[str, Trial | tuple[int, ...]]:
+    known: dict[str, Trial | tuple[int, ...]] = {}
     if memory is not None and memory.exists():
         for line in memory.read_bytes().splitlines():
             try:
-                key, trial = msgspec.json.decode(line, type=tuple[str, Trial])
+                key, done = msgspec.json.decode(line, type=tuple[str, Trial | tuple[int, ...]])
             except msgspec.DecodeError:
-                continue  # the line that a killed run was writing
-            known[key] = trial
+                continue  # empty, or what a killed run was writing
+            known[key] = done
     return known

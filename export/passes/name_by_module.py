@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import onnx_ir as ir
 
 from edgecls.calibration.graph import INPUT, OUTPUT, constant
 
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch's exporter writes the modules that a node comes from: `['', 'blocks', 'blocks.0', 'add_5']`."""
+
 
 def name_by_module(model: ir.Model) -> bool:
-    """Names a node after its weight (`features.3.block.1.0`), others after their kind and rank (`Add_2`).
+    """Names a node after its weight (`features.3.block.1.0`), others after module, kind and rank (`blocks.0.Add_1`).
 
-    A node's first output has the node's name, the next ones a suffix. The graph's input and output keep theirs.
+    Where no module is known, kind and rank are the name (`Add_2`). A node's first output has the node's name, the next
+    ones a suffix. The graph's input and output keep theirs.
 
     Requires: nothing.
     Ensures: names are unique and depend on the graph alone, so that equal graphs have equal plans.
@@ -30,8 +35,9 @@ def name_by_module(model: ir.Model) -> bool:
         if weight is not None and weight.name and weight.name.endswith(".weight"):
             stem = weight.name.removesuffix(".weight")
         if not stem or stem in taken:
-            stem = f"{node.op_type}_{ranks[node.op_type]}"
-            ranks[node.op_type] += 1
+            kind = f"{_module(node)}{node.op_type}"
+            stem = f"{kind}_{ranks[kind]}"
+            ranks[kind] += 1
         while stem in taken:
             stem += "_"
         taken.add(stem)
@@ -40,3 +46,9 @@ def name_by_module(model: ir.Model) -> bool:
             if value is not model.graph.outputs[0]:
                 value.name = stem if index == 0 else f"{stem}:{index}"
     return True
+
+
+def _module(node: ir.Node) -> str:
+    """The module that a node comes from, with a dot behind; empty where that is the network, or unknown."""
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get(_SCOPES, ""))
+    return f"{scopes[-2]}." if len(scopes) > 2 and not scopes[0] else ""

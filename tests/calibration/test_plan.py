@@ -103,6 +103,61 @@ def test_corrections_that_do_not_fit_are_refused(small, tmp_path, change, said):
         QuantPlan.read(tmp_path / "plan.json", graph)
 
 
+@pytest.fixture
+def scaled():
+    """A graph whose first convolution and layer norm can be rescaled, and a plan that does."""
+    graph = Graph(
+        onnx.shape_inference.infer_shapes(
+            onnx.parser.parse_model(
+                """<ir_version: 10, opset_import: ["": 20]>
+                g (uint8[n, 4, 4, 3] image) => (float[n, 2, 1] logits) <
+                    float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}, float[2, 2, 1, 1] v = {1, 2, 3, 4},
+                    float[16] gain = {1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8}, int64[3] shape = {0, 2, -1},
+                    float[16, 1] m = {1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8}>
+                {
+                    t = Transpose<perm = [0, 3, 1, 2]>(image)
+                    f = Cast<to = 1>(t)
+                    [conv] first = Conv(f, w)
+                    r = Relu(first)
+                    [next] second = Conv(r, v)
+                    s = Reshape(second, shape)
+                    [norm] normed = LayerNormalization(s, gain)
+                    [fc] logits = MatMul(normed, m)
+                }"""
+            )
+        ).SerializeToString()
+    )
+    scales = {"first": (1.0, 2.0), "normed": (2.0,) * 16}
+    pictures = probe_pictures(4, 8)
+    histograms = collect_histograms(graph, [pictures], lambda steps: None, threads=1)
+    record = CalibrationRecord(sha256="0" * 64, seed=0, images=())
+    return graph, edited(make_plan(graph, histograms, record), channel_scales=scales)
+
+
+def test_scales_of_an_output_that_only_a_relu_reads_fit(scaled, tmp_path):
+    graph, plan = scaled
+    assert "first" not in plan.tensors
+    (tmp_path / "plan.json").write_bytes(plan.to_json())
+    assert QuantPlan.read(tmp_path / "plan.json", graph) == plan
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"first": (1.0,)}, "'first' needs 2 positive channel scales"),
+        ({"first": (1.0, -2.0)}, "'first' needs 2 positive channel scales"),
+        ({"normed": (1.0, 2.0)}, "'normed' needs 16 positive channel scales"),
+        ({"second": (1.0, 2.0)}, "no tensor 'second' whose channels could be scaled"),
+        ({"r": (1.0, 2.0)}, "no tensor 'r' whose channels could be scaled"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(scaled, tmp_path, change, said):
+    graph, plan = scaled
+    (tmp_path / "plan.json").write_bytes(edited(plan, channel_scales=change).to_json())
+    with pytest.raises(InputError, match=said):
+        QuantPlan.read(tmp_path / "plan.json", graph)
+
+
 def test_a_dead_channel_still_has_a_bound(small):
     _, graph, _ = small
     model = graph.ir_model()

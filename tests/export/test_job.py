@@ -77,6 +77,22 @@ def test_an_older_bundle_survives_a_failed_export(export, tmp_path, monkeypatch)
     assert os.listdir(tmp_path) == ["out.edgecls"]
 
 
+@pytest.mark.parametrize("broken", ["assemble", "write_bundle"])
+def test_what_was_tried_is_remembered_until_the_bundle_is_written(export, tmp_path, pictures, monkeypatch, broken):
+    options = {"precision": "int8", "calibration": ImageSet.from_folder(pictures), "sensitivity": True}
+
+    def explode(*arguments):
+        raise EngineError("the engine burnt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, broken, explode)
+        with pytest.raises(EngineError):
+            export(**options)
+    assert os.listdir(tmp_path) == [".out.edgecls.trials"]
+    export(**options)
+    assert os.listdir(tmp_path) == ["out.edgecls"]
+
+
 def test_a_check_writes_nothing(export, tmp_path):
     result = export(check=True)
     assert result.path is None

@@ -194,6 +194,30 @@ def test_names_come_from_modules_and_are_the_same_every_time():
     assert [node.outputs[0].name for node in model.graph] == ["Relu_0", "block.fc", "Relu_1", "Gemm_0", "logits"]
 
 
+def test_what_has_no_weight_is_named_after_the_module_that_torch_wrote_down():
+    model = parsed(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2] image) => (float[n, 2] logits)
+        { a = Relu(image) b = Add(a, image) c = Add(a, b) d = Add(c, b) e = Add(d, c) f = Add(e, d)
+          logits = Relu(f) }"""
+    )
+    scopes = [
+        "['', 'act', 'relu']",
+        "['', 'blocks', 'blocks.0', 'add']",
+        "['', 'blocks', 'blocks.0', 'add_1']",
+        "['', 'blocks', 'blocks.1', 'add_2']",
+        "['', 'add_3']",
+        "['_empty_nn_module_stack_from_metadata_hook', 'sym', 'add_4']",
+        "['",
+    ]
+    for node, scope in zip(model.graph, scopes, strict=True):
+        node.metadata_props["pkg.torch.onnx.name_scopes"] = scope
+    assert name_by_module(model)
+    assert [node.name for node in model.graph] == [
+        "act.Relu_0", "blocks.0.Add_0", "blocks.0.Add_1", "blocks.1.Add_0", "Add_0", "Add_1", "Relu_0"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 @pytest.mark.parametrize("operation", ["Conv", "MaxPool", "AveragePool"])
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -1,17 +1,23 @@
 """The ladder climbs on made-up trials: what each block costs and gains is known, so is where it has to end."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from PIL import Image
 
+from edgecls import cli
 from edgecls.bench.gate_result import Margin
+from edgecls.calibration.graph import Graph, is_activation
 from edgecls.calibration.plan import QuantPlan
 from edgecls.export.recover import Budget, recover, refuse_shared
 from edgecls.export.sensitivity import REASON, blocks_of, with_floats, with_sensitivity
+from edgecls.export.targets import ANY_GPU, target_module
 from edgecls.export.trials import Trial
-from edgecls.runtime import ImageSet, InputError
+from edgecls.runtime import ImageSet, InputError, load
 from edgecls.runtime.bundle import CalibrationRecord
 from edgecls.runtime.imageset import ImageFile
 from edgecls.runtime.progress import SilentProgress
@@ -21,10 +27,11 @@ PLAN = QuantPlan(
     calibration=CalibrationRecord(sha256="0" * 64, seed=0, images=("a" * 64,)),
     ranges="mse",
     tensors={},
-    weights={},
+    weights={"rest": (1.0,)},
     float_nodes={},
 )
 N = 5000
+TARGETS = ("onnxruntime", "openvino", "tensorrt")
 
 
 def images(count=N, first="b"):
@@ -50,7 +57,8 @@ class Fake:
         ratio = 0.5 + self.cost * len(plan.float_nodes)
         return Trial(n=1000, right=1000, b=wrong, c=0, flips=wrong, kl=wrong / 1000, ratio=ratio, ms=ratio * 10)
 
-    def answers(self, pictures, plan):
+    def answers(self, pictures, plan, advance):
+        advance(len(pictures))
         truth = np.array([image.label for image in pictures.images])
         if plan is None:
             return truth
@@ -62,11 +70,11 @@ class Fake:
 
 @pytest.fixture
 def climb(monkeypatch):
-    def run(trials, max_drop, unit="pp"):
+    def run(trials, max_drop, unit="pp", plan=PLAN):
         monkeypatch.setattr(
             "edgecls.export.sensitivity.blocks_of", lambda graph: {name: [f"{name}.conv"] for name in trials.lost}
         )
-        return recover(None, PLAN, trials, "onnxruntime", Budget(Margin(max_drop, unit), images()), SilentProgress())
+        return recover(None, plan, trials, "onnxruntime", Budget(Margin(max_drop, unit), images()), SilentProgress())
 
     return run
 
@@ -79,6 +87,23 @@ def test_a_plan_within_the_budget_stays_as_it_is(climb):
     assert done.plan == PLAN
     assert len(trials.judged) == 1
     assert trials.judged[0] == frozenset()
+
+
+def test_a_look_counts_its_pictures():
+    told = []
+
+    class Listener(SilentProgress):
+        @contextmanager
+        def stage(self, title, total=None):
+            told.append([title, total, 0])
+
+            def advance(steps):
+                told[-1][2] += steps
+
+            yield advance
+
+    recover(None, PLAN, Fake({"a": 1}), "onnxruntime", Budget(Margin(1.0), images()), Listener())
+    assert told == [["Judging with 0 blocks in float", 2 * N, 2 * N]]
 
 
 def test_a_relative_budget_is_a_share_of_what_the_float_graph_gets_right(climb):
@@ -131,12 +156,113 @@ def test_an_impossible_budget_ends_with_the_best_plan_and_the_pareto_list(climb)
     assert len(document["pareto"]) == len(done.pareto)
 
 
+IMPOSSIBLE = """
+import torch
+
+def make():
+    \"\"\"Channels of very different sizes, and weights that make up for it: one grid for all of them is ruin.\"\"\"
+    torch.manual_seed(0)
+    conv, linear = torch.nn.Conv2d(3, 16, 8, stride=8), torch.nn.Linear(256, 7)
+    size = torch.logspace(-2, 2, 16)
+    with torch.no_grad():
+        conv.weight *= size[:, None, None, None]
+        conv.bias *= size
+        linear.weight *= 8 / size.repeat_interleave(16)
+    return torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Flatten(), linear).eval()
+"""
+
+
+def test_an_impossible_budget_ends_an_export_with_exit_code_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(IMPOSSIBLE)
+    (tmp_path / "labels.txt").write_text("".join(f"class {index}\n" for index in range(7)))
+    net = "export net.py:make --target onnxruntime --labels labels.txt --resize 36 --crop 32 --quiet"
+    net += " --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+    assert cli.main(f"{net} -o float.edgecls".split()) == 0
+    rng = np.random.default_rng(5)
+    with load("float.edgecls", threads=1) as session:  # which is always right
+        for index in range(130):
+            picture = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((40, 44))
+            best = session.logits(session.preprocess.pixels(picture)[None]).argmax()
+            folder = tmp_path / ("eval" if index < 100 else "calibration") / f"class {best}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{index}.png")
+    net += " --int8 --calibration calibration --weights per-tensor --ranges minmax"
+    net += " --without equalization --without bias-correction"
+    assert cli.main(f"{net} --max-drop 0.1pp --eval eval -o net.edgecls".split()) == 1
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".", "net."))} == {
+        "net.py", "net.over-budget.edgecls", "net.over-budget.recovery.json"
+    }  # fmt: skip
+    recovery = msgspec.json.decode((tmp_path / "net.over-budget.recovery.json").read_bytes())
+    assert recovery["certificate"]["verdict"] == "fail"
+    assert recovery["certificate"]["drop_pp"] > 5
+    assert recovery["pareto"]
+    for rung in recovery["pareto"]:
+        assert rung["drop_pp"] > 0
+        assert len(rung["floats"]) < 2  # of two blocks
+        assert {"ms", "ratio"} <= set(rung)
+    with load("net.over-budget.edgecls", threads=1) as session:
+        assert session.logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 7)
+
+
+def test_the_float_graph_is_no_int8(climb):
+    """Where every block is needed in float, that is not certified as INT8."""
+    trials = Fake({"a": 20, "b": 20})
+    plan = msgspec.structs.replace(PLAN, weights={"a.conv": (1.0,), "b.conv": (1.0,)})
+    done = climb(trials, 1.0, plan=plan)
+    assert done.certificate.verdict == "fail"
+    assert [len(floats) for floats in trials.judged] == [0, 1]
+
+
 def test_it_stops_where_integers_are_no_longer_faster(climb):
     trials = Fake({"a": 20, "b": 20, "c": 20}, cost=0.4)
     done = climb(trials, 0.5)
     assert done.certificate.verdict == "fail"
     assert any("ship the float graph" in note for note in done.notes)
     assert trials.judged == [frozenset()]
+
+
+def test_pictures_that_the_network_was_trained_on_are_not_believed(climb):
+    """They show a tenth of the drop and promise too much; the truth is learned from each failed look."""
+    trials = Fake({f"b{i}": 4 for i in range(20)}, cost=0.01)
+    trials_run = trials.run
+
+    def run(plan):
+        made = trials_run(plan)
+        return msgspec.structs.replace(made, b=made.b // 10)
+
+    trials.run = run
+    done = climb(trials, 1.0)
+    assert done.certificate.verdict == "pass"
+    assert done.certificate.alpha == pytest.approx(0.05 / 3)
+    looks = [len(floats) for floats in trials.judged]
+    assert looks[0] == 0
+    assert len(looks) <= 3
+    assert looks == sorted(set(looks))
+
+
+def test_the_last_look_keeps_at_least_twice_as_many_blocks(climb):
+    """However rosy the choosing pictures are: these show no drop at all."""
+    trials = Fake({f"b{i}": 4 for i in range(8)}, cost=0.01)
+    trials_run = trials.run
+    trials.run = lambda plan: msgspec.structs.replace(trials_run(plan), b=0)
+    climb(trials, 1.0)
+    assert [len(floats) for floats in trials.judged] == [0, 1, 2]
+
+
+def test_where_twice_as_many_blocks_are_too_slow_the_last_look_takes_those_that_should_do(climb):
+    trials = Fake({f"b{i}": 8 for i in range(8)}, cost=0.07)
+    trials_run = trials.run
+
+    def run(plan):  # the first look shows nothing of it, the second half
+        made = trials_run(plan)
+        return msgspec.structs.replace(made, b=made.b * 3 // 10)
+
+    trials.run = run
+    done = climb(trials, 1.5)
+    assert done.certificate.verdict == "pass"
+    assert [len(floats) for floats in trials.judged][-1] <= 7
+    assert not done.notes
 
 
 def test_too_few_pictures_are_inconclusive(climb, monkeypatch):
@@ -169,6 +295,45 @@ def test_blocks_are_modules_of_a_few_weighted_operations(small):
     nodes = [name for names in blocks.values() for name in names]
     assert len(nodes) == len(set(nodes))
     assert "fc" in with_floats(plan, blocks["fc"]).float_nodes
+
+
+def test_every_operation_that_some_target_quantizes_is_in_a_block(small):
+    """Residual sums, gates and pools too: `blocks.0` is where torch says that they are."""
+    _, graph, _ = small
+    blocks, model = blocks_of(graph), graph.ir_model()
+    kinds = frozenset().union(*(target_module(target).rules("x86-vnni", ANY_GPU).quantized for target in TARGETS))
+    quantizable = {n.name for n in model.graph if n.op_type in kinds and is_activation(n.inputs[0])}
+    held = {name for names in blocks.values() for name in names}
+    assert quantizable - held == set()
+    assert {"blocks.0.Add_0", "blocks.0.body.6.Mul_0", "blocks.0.body.6.pool.GlobalAveragePool_0"} <= {
+        *blocks["blocks.0"]
+    }
+    assert "GlobalAveragePool_0" in blocks["head"]
+
+
+def test_without_names_of_modules_an_operation_belongs_to_the_weight_before_it():
+    """An attention and a residual sum as a file without torch's metadata has them."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2, 2] image) => (float[n, 2, 2] logits) <float[2, 2] w = {1, 2, 3, 4}, float[2] b = {1, 2}>
+        {
+            [early] e = Add(image, image)
+            [qkv] q = MatMul(e, w)
+            [bias] s = Add(q, b)
+            [turned] t = Transpose<perm = [0, 2, 1]>(s)
+            [scores] a = MatMul(s, t)
+            [share] p = Softmax(a)
+            [values] v = MatMul(p, s)
+            [proj] o = MatMul(v, w)
+            [sum] r = Add(e, o)
+            logits = Identity(r)
+        }"""
+    )
+    assert blocks_of(Graph(onnx.shape_inference.infer_shapes(model).SerializeToString())) == {
+        "early": ["early"],
+        "qkv": ["qkv", "scores", "values"],
+        "proj": ["proj", "sum"],
+    }
 
 
 def test_sensitivity_is_measured_block_by_block():

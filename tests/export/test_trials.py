@@ -1,3 +1,4 @@
+import dataclasses
 from contextlib import closing
 
 import msgspec
@@ -74,6 +75,57 @@ def test_a_killed_run_goes_on_from_what_it_remembers(small, opened_trials, tmp_p
         assert trials.run(small[2]).kl != first.kl
 
 
+def test_what_follows_a_torn_line_is_remembered(small, opened_trials, tmp_path, monkeypatch):
+    memory = tmp_path / "trials"
+    memory.write_bytes(b'["half a li')
+    with closing(opened_trials(memory=memory)) as trials:
+        first = trials.run(small[2])
+    with closing(opened_trials(memory=memory)) as trials:
+        monkeypatch.setattr(trials, "look", lambda *_: pytest.fail("tried again"))
+        assert trials.run(small[2]) == first
+
+
+def test_other_preprocessing_is_tried_anew(small, opened_trials, tmp_path, pictures):
+    memory = tmp_path / "trials"
+    with closing(opened_trials(memory=memory)) as trials:
+        first = trials.run(small[2])
+    opened = dataclasses.replace(small[0], preprocess=msgspec.structs.replace(small[0].preprocess, resize_px=60))
+    again = Trials(
+        opened, small[1], target="onnxruntime", isa="x86-vnni", gpu=ANY_GPU, memory=memory,
+        pictures=ImageSet.from_folder(pictures).labelled(opened.labels),
+    )  # fmt: skip
+    with closing(again) as trials:
+        assert trials.run(small[2]).kl != first.kl
+
+
+def test_answers_of_a_killed_run_are_recalled_as_far_as_they_came(
+    small, opened_trials, tmp_path, pictures, monkeypatch
+):
+    monkeypatch.setattr(trials_module, "_PIECE", 10)
+    memory, images, steps = tmp_path / "trials", ImageSet.from_folder(pictures), []
+
+    def killed(count):
+        steps.append(count)
+        if sum(steps) > 12:
+            raise KeyboardInterrupt
+
+    with closing(opened_trials(memory=memory)) as trials:
+        expected = [trials.answers(images, plan).tolist() for plan in (small[2], None)]
+    memory.unlink()
+    for index, plan in enumerate((small[2], None)):
+        steps.clear()
+        with closing(opened_trials(memory=memory)) as trials, pytest.raises(KeyboardInterrupt):
+            trials.answers(images, plan, killed)
+        steps.clear()
+        with closing(opened_trials(memory=memory)) as trials:
+            assert trials.answers(images, plan, steps.append).tolist() == expected[index]
+        assert (steps[0], sum(steps)) == (10, 24)
+    with closing(opened_trials(memory=memory)) as trials:
+        monkeypatch.setattr(trials, "compile", lambda plan: pytest.fail("compiled again"))
+        monkeypatch.setattr(trials._float, "infer", lambda pixels: pytest.fail("answered again"))
+        assert [trials.answers(images, plan).tolist() for plan in (small[2], None)] == expected
+
+
 def test_answers_to_other_pictures_come_in_their_order(small, opened_trials, pictures, monkeypatch):
     images = ImageSet.from_folder(pictures)
     classes = [int(small[0].preprocess.pixels(pictures / image.path).sum()) % 7 for image in images.images]
@@ -90,6 +142,7 @@ def test_answers_to_other_pictures_come_in_their_order(small, opened_trials, pic
 
     with closing(opened_trials()) as trials:
         assert (trials.answers(images, small[2]) == trials.answers(images, None)).mean() > 0.8
+    with closing(opened_trials()) as trials:
         trials.close()
         monkeypatch.setattr(trials, "_float", Sums())
         assert trials.answers(images, None).tolist() == classes
