@@ -122,10 +122,12 @@ def pictures() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def small():
     """A small network as a classifier, its graph and its plan: `(Classifier, Graph, QuantPlan)`."""
+    import torch
     from networks import SmallNet, classifier, plan_of, settle
 
     from edgecls.export.trace import probe_pictures, trace
 
+    torch.manual_seed(0)
     opened = classifier(settle(SmallNet()))
     graph = trace(opened).graph
     return opened, graph, plan_of(graph, probe_pictures(32, 32))
