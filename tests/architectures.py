@@ -42,9 +42,7 @@ def opened(name: str, pictures: ImageSet, side_px: int | None = None) -> Classif
             if parameter_name.endswith(("layer_scale", "gamma")):
                 nn.init.constant_(parameter, 0.3)  # ConvNeXt's 1e-6 would hide its blocks
         pixels = [preprocess.pixels(pictures.root / image.path) for image in pictures.take(8).images]
-        pixels += list(
-            probe_pictures(preprocess.crop_px, 8)
-        )  # which the export compares with: no norm may blow them up
+        pixels += list(probe_pictures(preprocess.crop_px, 8))  # no norm may blow up what the export compares with
         batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         module.eval()  # dropped paths would give the norms other statistics than they meet afterwards
         for part in module.modules():
