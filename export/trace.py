@@ -19,6 +19,7 @@ from onnxscript.optimizer import fold_constants
 
 from edgecls.calibration.graph import INPUT, OUTPUT, Graph
 from edgecls.export.passes.fold_gemm_factors import fold_gemm_factors
+from edgecls.export.passes.fold_layer_scale import fold_layer_scale
 from edgecls.export.passes.free_batch import free_batch
 from edgecls.export.passes.name_by_module import name_by_module
 from edgecls.export.passes.resolve_auto_pad import resolve_auto_pad
@@ -69,6 +70,7 @@ def trace(classifier: Classifier) -> Trace:
     restore_average_pool(model)
     resolve_auto_pad(model)
     fold_gemm_factors(model)
+    fold_layer_scale(model)
     take_bytes(model, classifier.preprocess)
     model.graph.outputs[0].name = OUTPUT
     name_by_module(model)

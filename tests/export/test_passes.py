@@ -12,6 +12,7 @@ from edgecls.export.passes.cast_bytes import cast_bytes
 from edgecls.export.passes.dequantize_bytes import dequantize_bytes
 from edgecls.export.passes.feed_bytes import feed_bytes
 from edgecls.export.passes.fold_gemm_factors import fold_gemm_factors
+from edgecls.export.passes.fold_layer_scale import fold_layer_scale
 from edgecls.export.passes.name_by_module import name_by_module
 from edgecls.export.passes.resolve_auto_pad import resolve_auto_pad
 from edgecls.export.passes.restore_average_pool import restore_average_pool
@@ -280,6 +281,44 @@ def test_a_gemm_with_a_computed_bias_stays():
         { b = Relu(x) y = Gemm<alpha = 2.0>(x, w, b) }"""
     )
     assert not fold_gemm_factors(model)
+
+
+@pytest.mark.parametrize("shape", ["2, 1, 1", "1, 2, 1, 1"])
+@pytest.mark.parametrize("bias", ["", ", b"])
+@pytest.mark.parametrize("product", ["Mul(c, scale)", "Mul(scale, c)"])
+def test_a_layer_scale_goes_into_the_convolution(shape, bias, product):
+    model = parsed(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2, 4, 4] x) => (float[n, 2, 4, 4] y)
+        <float[2, 2, 1, 1] w = {{1, 2, 3, 4}}, float[2] b = {{5, 6}}, float[{shape}] scale = {{0.5, -3}}>
+        {{ c = Conv(x, w{bias}) m = {product} y = Add(m, x) }}"""
+    )
+    pictures = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
+    before = run_onnx(proto_of(model), pictures)
+    assert fold_layer_scale(model)
+    assert not fold_layer_scale(model)
+    assert kinds(model) == ["Conv", "Add"]
+    assert model.graph[0].inputs[1].name == "w"
+    np.testing.assert_allclose(run_onnx(Graph.from_ir(model).proto, pictures), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "c = Conv(x, w) m = Mul(c, row) y = Add(m, x)",
+        "c = Conv(x, w) m = Mul(c, scale) y = Add(m, c)",
+        "b = GlobalAveragePool(x) c = Conv(x, w) m = Mul(c, b) y = Add(m, x)",
+    ],
+)
+def test_other_products_stay(body):
+    model = parsed(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 2, 4, 2] x) => (float[n, 2, 4, 2] y)
+        <float[2, 2, 1, 1] w = {{1, 2, 3, 4}}, float[2] row = {{5, 6}}, float[2, 1, 1] scale = {{0.5, -3}}>
+        {{ {body} }}"""
+    )
+    assert not fold_layer_scale(model)
+    assert "Mul" in kinds(model)
 
 
 @pytest.mark.parametrize("how", ["Split<num_outputs = 2>(w)", "Split<axis = -1>(w, sizes)"])
