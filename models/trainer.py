@@ -23,6 +23,7 @@ from edgecls.models import torchvision_operators  # noqa: F401 (must come before
 
 # isort: split
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
@@ -36,11 +37,13 @@ from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
 from edgecls.models.training_record import Epoch
 from edgecls.runtime.atomic_file import atomic_file
+from edgecls.runtime.cpu import cpu_flags
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
 from edgecls.runtime.progress import Progress
 
 _SAVE_EVERY_S = 120.0
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -89,7 +92,8 @@ class Trainer:
         workers: int,
         progress: Progress,
     ) -> None:
-        self._accelerator = Accelerator(mixed_precision=_precision())
+        AcceleratorState._reset_state()  # it is global: the process's last training may have had another arithmetic
+        self._accelerator = Accelerator(mixed_precision=_precision(recipe))
         self._network: nn.Module = network.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self._head = [network.get_submodule(name) for name in head]
         self._data, self._preprocess, self._recipe = data, preprocess, recipe
@@ -275,6 +279,7 @@ class Trainer:
             self._save(optimizer, average)
             saved = time.monotonic()
         self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        vars(network).pop("_is_accelerate_prepared", None)  # or the next phase would be wrapped no more, and in fp32
 
     def _step(
         self, phase: str, model: nn.Module, optimizer: Any, pixels: torch.Tensor, labels: torch.Tensor
@@ -469,11 +474,17 @@ def _is_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY_WORDS)
 
 
-def _precision() -> str:
-    """Half precision pays on GPUs only: where its arithmetic is emulated, it takes several times as long."""
-    if not torch.cuda.is_available():
-        return "no"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+def _precision(recipe: Recipe) -> str:
+    """Half precision where it is not emulated, which takes several times as long as fp32.
+
+    Raises:
+        InputError: The recipe wants a CPU's bfloat16, and this CPU has none.
+    """
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if recipe.bf16 and not cpu_flags() & _BF16_FLAGS:
+        raise InputError("this CPU has no instructions for bfloat16 (AVX512-BF16, AMX, ARM's BF16): leave out --bf16.")
+    return "bf16" if recipe.bf16 else "no"
 
 
 def _stand_back(worker: int) -> None:

@@ -53,6 +53,7 @@ _RECIPE = [
     click.option("--mixup", type=click.FloatRange(min=0), metavar="X", help="Blend pairs: Beta(X, X). [0]"),
     click.option("--cutmix", type=click.FloatRange(min=0), metavar="X", help="Paste rectangles: Beta(X, X). [0]"),
     click.option("--class-weights/--no-class-weights", default=None, help="Rare classes weigh as much. [off]"),
+    click.option("--bf16", is_flag=True, default=None, help="Multiply 16-bit floats, where this CPU can."),
     click.option("--val-fraction", type=_SHARE, metavar="X", help="Of one folder, to validate. [0.1]"),
 ]
 """One option a field of `Recipe`; its help shows the default, or those with and without `--from-scratch`."""

@@ -110,6 +110,35 @@ def test_killed_at_any_step_and_resumed_gives_the_same_bits(
     assert curves[0] == curves[1]
 
 
+def test_bfloat16_learns_and_is_resumed_to_the_same_bits(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(trainer, "cpu_flags", lambda: frozenset({"avx512_bf16"}))  # torch emulates what is missing
+    recipe = msgspec.structs.replace(RECIPE, epochs=8, mixup=0.0, cutmix=0.0, bf16=True)
+    whole = fit(network, data, tmp_path / "whole.safetensors", recipe)
+    assert whole.record.device == "cpu, bf16"
+    assert whole.record.val_top1 > 0.6
+    with pytest.raises(KilledError):
+        fit(network, data, tmp_path / "killed.safetensors", recipe, progress=Killer(17))
+    with pytest.raises(InputError, match="another training"):
+        fit(network, data, tmp_path / "killed.safetensors", msgspec.structs.replace(recipe, bf16=False), resume=True)
+    fit(network, data, tmp_path / "killed.safetensors", recipe, resume=True)
+    assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "killed.safetensors").read_bytes()
+    assert {tensor.dtype for tensor in load_file(tmp_path / "whole.safetensors").values()} <= {
+        torch.float32, torch.int64
+    }  # fmt: skip
+
+
+def test_bfloat16_is_refused_where_it_would_be_emulated(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "cpu_flags", lambda: frozenset({"avx512f"}))
+    with pytest.raises(InputError, match="leave out --bf16"):
+        fit(network, data, tmp_path / "a.safetensors", msgspec.structs.replace(RECIPE, bf16=True))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_workers_change_nothing(tmp_path: Path) -> None:
     # In processes of their own: torch's loader leaves a handler of SIGCHLD behind in the process that starts workers,
     # and a process in which this whole suite ran does not survive its next call.
