@@ -120,12 +120,20 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
 
 
+def time_text(seconds: float) -> str:
+    """A time for people, as one reads it off a clock: `40 s`, `12 min`, `3 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 class BarProgress:
     """Bars on a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         # No refresh thread: it would take time from the inference that bench measures.
@@ -134,6 +142,7 @@ class BarProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=RichConsole(stderr=True),
             auto_refresh=False,
         )
@@ -179,16 +188,21 @@ class LineProgress:
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
         """Prints the beginning and the end of the block."""
         began = told = time.monotonic()
+        first: tuple[float, int] | None = None
         done = 0
         print(f"{title} ...", file=sys.stderr, flush=True)
 
         def advance(steps: int) -> None:
-            nonlocal done, told
+            nonlocal done, first, told
             done += steps
             now = time.monotonic()
             if now - told >= _LINE_S:
                 told = now
-                print(f"{title}: {done}{f' of {total}' if total else ''}", file=sys.stderr, flush=True)
+                of = f" of {total}" if total else ""
+                if total and first and done > first[1]:
+                    of += f", about {time_text((total - done) * (now - first[0]) / (done - first[1]))} left"
+                print(f"{title}: {done}{of}", file=sys.stderr, flush=True)
+            first = first or (now, done)  # the first call may tell what was done before a resume, and took no time
 
         yield advance
         print(f"{title}: done in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)

@@ -40,7 +40,7 @@ from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.cpu import cpu_flags
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
-from edgecls.runtime.progress import Progress
+from edgecls.runtime.progress import Advance, Progress
 
 _SAVE_EVERY_S = 120.0
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -150,7 +150,8 @@ class Trainer:
             self._rehearse()
             for number, (phase, epochs) in enumerate(phases):
                 if number >= self._state.phase and epochs:
-                    self._learn(phase, epochs)
+                    with self._progress.stage(f"Training ({phase})", epochs) as advance:
+                        self._learn(phase, epochs, advance)
                     self._state.phase, self._state.step, self._state.tensors = number + 1, 0, {}
         assert self._state.best is not None
         return self._state.best_weights, tuple(self._state.epochs), self._state.best
@@ -220,7 +221,7 @@ class Trainer:
             )
         torch.autograd.backward(logits.float().sum())
 
-    def _learn(self, phase: str, epochs: int) -> None:
+    def _learn(self, phase: str, epochs: int, advance_epochs: Advance) -> None:
         recipe, state, network = self._recipe, self._state, self._network
         for parameter in network.parameters():
             parameter.requires_grad_(phase == "all")
@@ -244,10 +245,11 @@ class Trainer:
         batches = self._batches(phase, steps, sides)
         began = time.monotonic() - state.seconds
         saved = time.monotonic()
+        advance_epochs(state.step // per_epoch)
         while state.step < steps and not self._has_settled(phase):
             epoch = state.step // per_epoch
             self._set_mode(phase)
-            with self._progress.stage(f"Epoch {epoch + 1} of {epochs} ({phase})", per_epoch) as advance:
+            with self._progress.stage(f"Epoch {epoch + 1} of {epochs}", per_epoch) as advance:
                 advance(state.step % per_epoch)
                 while state.step < (epoch + 1) * per_epoch:
                     schedule.step_update(state.step)
@@ -278,6 +280,7 @@ class Trainer:
             )
             self._save(optimizer, average)
             saved = time.monotonic()
+            advance_epochs(1)
         self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         vars(network).pop("_is_accelerate_prepared", None)  # or the next phase would be wrapped no more, and in fp32
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from edgecls.console import BarProgress, Console, LineProgress, json_text, size_text, table_text
+from edgecls.console import BarProgress, Console, LineProgress, json_text, size_text, table_text, time_text
 
 
 @pytest.mark.parametrize("kind", [BarProgress, LineProgress])
@@ -21,6 +21,21 @@ def test_progress_is_told_on_standard_error(kind, capsys):
     assert printed.out == ""
     assert "calibrating" in printed.err
     assert "note: [bold] is no markup" in printed.err
+
+
+def test_lines_tell_how_long_it_will_take(capsys, monkeypatch):
+    clock = iter([0.0, 0.0, 20.0, 60.0, 100.0])
+    monkeypatch.setattr("edgecls.console.time.monotonic", lambda: next(clock))
+    with LineProgress().stage("training", 100) as advance:
+        advance(50)  # of which a resume knows
+        advance(10)
+        advance(20)
+    assert capsys.readouterr().err.splitlines() == [
+        "training ...",
+        "training: 60 of 100, about 80 s left",
+        "training: 80 of 100, about 40 s left",
+        "training: done in 100.0 s",
+    ]
 
 
 @pytest.mark.parametrize("kind", [BarProgress, LineProgress])
@@ -50,6 +65,10 @@ def test_the_hint_leaves_json_alone(capfd):
 
 def test_json_has_no_nan():
     assert json.loads(json_text({"drop": math.nan})) == {"drop": None}
+
+
+def test_times_are_for_people():
+    assert [time_text(s) for s in (0, 40.4, 100, 3600, 11100)] == ["0 s", "40 s", "2 min", "60 min", "3 h 05 min"]
 
 
 def test_columns_line_up():
