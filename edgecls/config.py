@@ -120,9 +120,9 @@ def _checked_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
     if converter is rgb and isinstance(value, list):
         return ",".join(str(_of_type(item, (int, float), "numbers are expected")) for item in value)
     text = _of_type(value, str, "a string is expected")
-    if isinstance(kind, click.Path) or converter is output_file or _is_model_file(parameter, text):
+    if isinstance(kind, click.Path) or converter is output_file:
         return str(folder / text)
-    return text
+    return _model_beside(folder, text) if parameter.name in {"model", "arch"} else text
 
 
 def _of_type(value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
@@ -131,6 +131,11 @@ def _of_type(value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
     return value
 
 
-def _is_model_file(parameter: click.Parameter, text: str) -> bool:
-    """Whether a MODEL begins with a path: `net.onnx`, `net.py:make`."""
-    return parameter.name == "model" and (text.endswith(".onnx") or text.rpartition(":")[0].endswith(".py"))
+def _model_beside(folder: Path, text: str) -> str:
+    """MODEL with the file that it names, if it names one, looked for in a folder."""
+    from edgecls.models.classifier import CLIP, model_file
+
+    if model_file(text, folder) is None:
+        return text
+    prefix = CLIP if text.startswith(CLIP) else ""
+    return f"{prefix}{folder / text.removeprefix(CLIP)}"

@@ -169,8 +169,10 @@ class BarProgress:
             yield advance
         finally:
             self._bars.stop_task(task)
-            self._bars.refresh()
             self._open -= 1
+            if self._open:  # stages inside of others come by the dozen, and would push the last ones off the screen
+                self._bars.remove_task(task)
+            self._bars.refresh()
             if self._open == 0:
                 self._bars.stop()
                 for shown in self._bars.task_ids:

@@ -70,7 +70,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = SilentProgress
         progress: Told about the stages.
 
     Raises:
-        InputError: The folder cannot be written; choose another `-o`.
+        InputError: The folder cannot be written, or holds what no demo made; choose another `-o`.
         MissingExtraError: A package of the extra `demo` is missing; install it.
     """
     from edgecls.bench.gate import judge
@@ -98,8 +98,12 @@ def _train(folder: Path, data: Path, seed: int, progress: Progress) -> Path:
     from edgecls.models.train import train, unfinished_training
     from edgecls.models.training_data import TrainingData
 
-    checkpoint = folder / "digits.safetensors"
+    checkpoint, marker = folder / "digits.safetensors", folder / ".edgecls-demo"
     try:
+        if folder.exists() and any(folder.iterdir()) and not (marker.exists() or checkpoint.exists()):
+            raise InputError(f"{folder} holds files that no demo made: choose a new folder: -o.")
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
         write_digits(data, seed)
         unfinished_training(checkpoint).unlink(missing_ok=True)
     except OSError as error:

@@ -51,8 +51,13 @@ class Classifier:
         return prefix + Path(self.model.removeprefix(CLIP)).name
 
 
-def model_file(model: str) -> Path | None:
-    """The file that MODEL names, alone or as `FILE.py:FACTORY` or `clip:FILE`; None where a library knows it."""
+def model_file(model: str, folder: Path = Path()) -> Path | None:
+    """The file that MODEL names, alone or as `FILE.py:FACTORY` or `clip:FILE`; None where a library knows it.
+
+    Args:
+        model: See there.
+        folder: That a relative path begins in.
+    """
     place = model.rpartition(":")[0]
-    file = Path(place if place.endswith(".py") else model.removeprefix(CLIP))
+    file = folder / (place if place.endswith(".py") else model.removeprefix(CLIP))
     return file if file.suffix.lower() in _SUFFIXES or file.is_file() else None

@@ -32,6 +32,13 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 _QUANTIZATION = ("quantizer", "ranges", "weights", "without")
 """Options that are fields of `Quantization`."""
+_INT8_FLAGS = {
+    **{name: f"--{name}" for name in ("plan", "sensitivity", *_QUANTIZATION)},
+    "calibration_size": "--calibration-size",
+    "max_drop": "--max-drop",
+    "evaluation": "--eval",
+}
+"""Parameter to flag."""
 
 
 def _targets() -> tuple[str, ...]:
@@ -229,15 +236,12 @@ def _settle_quantization(
         raise click.UsageError(
             "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."
         )
-    given = [
-        name
-        for name in ("plan", "sensitivity", *_QUANTIZATION)
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    ]
+    given = [name for name in _INT8_FLAGS if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if given and precision != "int8":
-        raise click.UsageError(f"--{given[0]} is for --int8, and this export is {precision}.")
-    if plan is not None and precision == "int8" and set(given) & {"ranges", "weights", "without"}:
-        raise click.UsageError(f"--{given[-1]} says how a plan is made, and --plan {plan} is made: leave out one.")
+        raise click.UsageError(f"{_INT8_FLAGS[given[0]]} is for --int8, and this export is {precision}.")
+    solving = [name for name in given if name in {"ranges", "weights", "without"}]
+    if plan is not None and solving:
+        raise click.UsageError(f"--{solving[-1]} says how a plan is made, and --plan {plan} is made: leave out one.")
     if precision != "int8":  # a project's configuration serves its float exports too
         options.update(plan=None, quantizer="edgecls", sensitivity=False)
     options["without"] = frozenset(options["without"])

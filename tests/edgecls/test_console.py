@@ -23,6 +23,14 @@ def test_progress_is_told_on_standard_error(kind, capsys):
     assert "note: [bold] is no markup" in printed.err
 
 
+def test_an_inner_stage_that_ended_leaves_no_bar():
+    progress = BarProgress()
+    with progress.stage("training", 40):
+        for epoch in range(40):
+            with progress.stage(f"epoch {epoch}", 1):
+                assert [task.description for task in progress._bars.tasks] == ["training", f"epoch {epoch}"]
+
+
 def test_lines_tell_how_long_it_will_take(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 20.0, 60.0, 100.0])
     monkeypatch.setattr("edgecls.console.time.monotonic", lambda: next(clock))

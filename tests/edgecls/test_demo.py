@@ -46,6 +46,15 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path, capfd):
     assert "-o" in capfd.readouterr().err
 
 
+def test_pictures_that_no_demo_wrote_are_left_alone(tmp_path, capfd):
+    mine = tmp_path / "data" / "train" / "7" / "0001.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    assert cli.main(["demo", "-o", str(tmp_path), "--quiet"]) == 2
+    assert "holds files that no demo made" in capfd.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
 @pytest.mark.slow
 def test_the_whole_demo_passes_its_own_gate(tmp_path, capfd):
     assert cli.main(["demo", "-o", str(tmp_path), "--json", "--quiet"]) == 0

@@ -87,6 +87,8 @@ def test_everything_arrives(asked):
         ("net --target openvino --plan plan.json", "--plan is for --int8"),
         ("net --target openvino --int8 --plan plan.json --quantizer nncf", "leave out --plan"),
         ("net --target openvino --ranges mse", "--ranges is for --int8"),
+        ("net --target openvino --max-drop 1pp --eval pictures", "--max-drop is for --int8, and this export is fp32"),
+        ("net --target openvino --fp16 --calibration-size 64", "--calibration-size is for --int8"),
         ("net --target openvino --int8 --plan plan.json --without smoothquant", "plan.json is made"),
         ("net --target openvino --int8 --calibration pictures --max-drop 1pp", "--max-drop needs --eval DIR"),
         ("net --target openvino --int8 --calibration pictures --eval pictures", "--eval judges --max-drop"),
@@ -133,11 +135,27 @@ def test_a_configured_project_needs_no_arguments(asked, tmp_path):
     assert asked["model"]["override"].mean == (0.5, 0.5, 0.5)
 
 
-def test_a_model_file_is_relative_to_the_configuration(asked, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "resolved"),
+    [
+        ("net.onnx", "project/net.onnx"),
+        ("net.ONNX", "project/net.ONNX"),
+        ("net.py:make", "project/net.py:make"),
+        ("runs/best.safetensors", "project/runs/best.safetensors"),
+        ("clip:best.safetensors", "clip:project/best.safetensors"),
+        ("clip:weights.pt", "clip:project/weights.pt"),
+        ("clip:ViT-B-32/laion2b", "clip:ViT-B-32/laion2b"),
+        ("package.module:make", "package.module:make"),
+        ("timm:resnet18", "timm:resnet18"),
+    ],
+)
+def test_a_model_file_is_relative_to_the_configuration(model, resolved, asked, tmp_path):
     (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "edgecls.toml").write_text('[export]\nmodel = "net.onnx"\ntarget = "openvino"\n')
+    (tmp_path / "project" / "weights.pt").touch()
+    classes = '\nclasses = "../classes.txt"' if model.startswith("clip:") else ""
+    (tmp_path / "project" / "edgecls.toml").write_text(f'[export]\nmodel = "{model}"\ntarget = "openvino"{classes}\n')
     assert cli.main(["--config", "project/edgecls.toml", "export"]) == 0
-    assert asked["model"]["model"] == "project/net.onnx"
+    assert asked["model"]["model"] == resolved
 
 
 def test_a_configured_plan_is_for_int8_alone(asked, tmp_path):
