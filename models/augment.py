@@ -39,7 +39,7 @@ def seed_from(*parts: int | str) -> int:
     So a training that was killed needs no state of random generators to go on, and the number of worker processes
     changes nothing.
     """
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class AugmentedPictures(Dataset[tuple[torch.Tensor, int]]):

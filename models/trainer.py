@@ -6,6 +6,7 @@ import contextlib
 import copy
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,8 @@ from edgecls.models import torchvision_operators  # noqa: F401 (must come before
 
 # isort: split
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import parse_flag_from_env
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
@@ -94,13 +96,17 @@ class Trainer:
     ) -> None:
         AcceleratorState._reset_state()  # it is global: the process's last training may have had another arithmetic
         self._accelerator = Accelerator(mixed_precision=_precision(recipe))
-        self._network: nn.Module = network.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self._network = network.to(self._accelerator.device)
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.ndim == 4:  # `Module.to` would also take the five dimensions of a Conv3d, and fail
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self._head = [network.get_submodule(name) for name in head]
         self._data, self._preprocess, self._recipe = data, preprocess, recipe
         self._state_file, self._key = state_file, key
         self._workers, self._progress = workers, progress
         self._state = _State()
         self._batch = min(recipe.batch_size, len(data.train))
+        self._share = -(-self._batch // self._accelerator.num_processes)
         self._steps_per_epoch = len(data.train) // self._batch
         self._loss = nn.CrossEntropyLoss(weight=self._class_weights(), label_smoothing=recipe.label_smoothing)
         self._mix = mixer(recipe, len(data.labels))
@@ -185,16 +191,16 @@ class Trainer:
         So does a side that the network cannot take; two pictures show that.
         """
         crop_px, recipe = self._preprocess.crop_px, self._recipe
-        share = -(-self._batch // self._accelerator.num_processes)
-        if share < 2:
+        if self._batch // self._accelerator.num_processes < 2:
             raise InputError(
-                f"a step has {share} picture a process, and batch normalisation needs two: give a larger --batch-size "
+                f"a step has {self._batch} pictures for {self._accelerator.num_processes} processes, and batch "
+                "normalisation needs two in each: give a larger --batch-size "
                 f"(or more than the {len(self._data.train)} training pictures)."
             )
         sides = {crop_px, *(recipe.side_px(crop_px, epoch) for epoch in range(recipe.epochs))}
         network = copy.deepcopy(self._network).train()
         for side_px in sorted(sides, key=lambda side_px: (side_px != crop_px, side_px)):
-            count = share if side_px == max(sides) else 2
+            count = self._share if side_px == max(sides) else 2
             try:
                 self._rehearse_step(network, count, side_px)
             except Exception as error:  # the network's own code
@@ -237,6 +243,7 @@ class Trainer:
             t_in_epochs=False,
         )
         average = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True)
+        own_forward = vars(network).get("forward")
         model, prepared = self._accelerator.prepare(network, optimizer)
         if state.tensors:
             self._restore(optimizer, average)
@@ -281,8 +288,12 @@ class Trainer:
             self._save(optimizer, average)
             saved = time.monotonic()
             advance_epochs(1)
-        self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        vars(network).pop("_is_accelerate_prepared", None)  # or the next phase would be wrapped no more, and in fp32
+        # Not `unwrap_model`, which leaves a mark, so that the next phase would be in fp32, and takes off the network's
+        # own decorators too.
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            vars(network).pop(name, None)
+        if own_forward is not None:
+            network.forward = own_forward
 
     def _step(
         self, phase: str, model: nn.Module, optimizer: Any, pixels: torch.Tensor, labels: torch.Tensor
@@ -342,11 +353,16 @@ class Trainer:
     def _validate(self, network: nn.Module) -> tuple[float, float, float]:
         accelerator, classes = self._accelerator, len(self._data.labels)
         network.eval()
+        if (
+            accelerator.num_processes > 1
+        ):  # each has the batch statistics of its own share, and the first one's are kept
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
         top1 = MulticlassAccuracy(classes, average="micro").to(accelerator.device)
         recalls = MulticlassAccuracy(classes, average="none").to(accelerator.device)
         loss = MeanMetric().to(accelerator.device)
         mine = range(accelerator.process_index, len(self._data.val), accelerator.num_processes)
-        pictures, size = DevicePictures(self._data.val, self._preprocess), 2 * self._batch
+        pictures, size = DevicePictures(self._data.val, self._preprocess), 2 * self._share
         # Threads, for Pillow leaves the interpreter to others: to start processes for every epoch would cost more.
         with ThreadPoolExecutor(max(1, self._workers)) as pool, torch.inference_mode():
             for start in range(0, len(mine), size):
@@ -379,7 +395,7 @@ class Trainer:
             pictures,
             batch_sampler=draws,
             num_workers=self._workers,
-            worker_init_fn=_stand_back,
+            worker_init_fn=_begin_worker,
             multiprocessing_context=_workers_context(self._workers),
             pin_memory=self._accelerator.device.type == "cuda",
         )
@@ -483,20 +499,31 @@ def _precision(recipe: Recipe) -> str:
     Raises:
         InputError: The recipe wants a CPU's bfloat16, and this CPU has none.
     """
-    if torch.cuda.is_available():
+    # Not whether there is a GPU, which `accelerate launch --cpu` leaves alone; the accelerator takes this state over.
+    if PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if recipe.bf16 and not cpu_flags() & _BF16_FLAGS:
         raise InputError("this CPU has no instructions for bfloat16 (AVX512-BF16, AMX, ARM's BF16): leave out --bf16.")
     return "bf16" if recipe.bf16 else "no"
 
 
-def _stand_back(worker: int) -> None:
-    """A process that decodes gives way to the arithmetic.
+def _begin_worker(worker: int) -> None:
+    """A process that decodes gives way to the arithmetic, and ends with the training, however that ends.
 
     Threads of one operation wait for each other, so that on a CPU without cores to spare every picture decoded beside
     them stops them all; between the steps, when nothing computes, there is time enough.
     """
-    os.nice(19)
+    if hasattr(os, "nice"):  # Windows has none
+        os.nice(19)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Torch watches the wrong process: the server that made this one, which waits for it in turn."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _workers_context(workers: int) -> multiprocessing.context.BaseContext | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _HOG_SVM = {"data", "arch", "kernel", "limit", "seed", "output", "json", "quiet"}
 """Options that it takes."""
+_LAUNCHED = (("RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+"""What `accelerate launch` and `torchrun` tell each process that they start: its number, and how many run here."""
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _SHARE = click.FloatRange(min=0, max=1, max_open=True)
@@ -108,15 +111,18 @@ def command(
     from edgecls.models.training_data import TrainingData
     from edgecls.runtime.atomic_file import refuse_overwriting
     from edgecls.runtime.cpu import cpu_count
+    from edgecls.runtime.progress import SilentProgress
 
     if arch == "hog-svm":
         _refuse_options_of_networks()
         return _train_hog_svm(console, data, kernel or "rbf", limit, seed, output or Path("model.onnx"))
-    if kernel is not None:
+    if _on_command_line("kernel"):
         raise click.UsageError(f"--kernel {kernel} is for --arch hog-svm, and this is {arch}: leave it out.")
     recipe = _recipe(fields, from_scratch=from_scratch, freeze=freeze, seed=seed)
     output = output or Path("model.safetensors")
+    rank, ranks_here = (int(os.environ.get(name, default)) for name, default in _LAUNCHED)
     with console.work() as progress, needs_extra("train", "Training"):
+        progress = SilentProgress() if rank else progress
         from edgecls.models.train import input_of, refuse_output, refuse_start, train
 
         refuse_overwriting(preview or output, filter(None, (model_file(arch), checkpoint)))
@@ -139,10 +145,12 @@ def command(
             **start,
             half=half,
             resume=resume,
-            workers=cpu_count() if workers is None else workers,
+            workers=max(1, cpu_count() // ranks_here) if workers is None else workers,
             threads=threads,
             progress=progress,
         )
+    if rank:  # the first process speaks for all
+        return 0
     record = result.record
     console.result(
         {"path": result.path, "record_path": result.record_path, "record": record},
@@ -162,10 +170,15 @@ def _recipe(fields: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: i
 
     given = {name: value for name, value in fields.items() if value is not None}
     if freeze:
-        if given.get("epochs"):
+        if given.get("epochs") and _on_command_line("epochs"):
             raise click.UsageError("--freeze trains the head only: say how long with --head-epochs, not --epochs.")
         given = {"head_epochs": 10, **given, "epochs": 0}
     return (Recipe.from_scratch if from_scratch else Recipe)(**given, seed=seed)
+
+
+def _on_command_line(name: str) -> bool:
+    """Whether an option stands there: a project's configuration may hold those of its other trainings."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _refuse_options_of_networks() -> None:
@@ -173,8 +186,7 @@ def _refuse_options_of_networks() -> None:
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name not in _HOG_SVM
-        and context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
+        if parameter.name not in _HOG_SVM and _on_command_line(str(parameter.name))
     ]
     if given:
         raise click.UsageError(

@@ -96,6 +96,18 @@ def test_senseless_options_are_refused_before_anything_is_read(
     assert not list(tmp_path.iterdir())
 
 
+def test_flags_win_over_what_a_project_trains_otherwise(pictures, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edgecls.toml").write_text("[train]\nepochs = 30\nkernel = 'linear'\nresize = 36\ncrop = 32\n")
+    assert run("--data", pictures, "--arch", "hog-svm", "--quiet") == 0
+    assert (tmp_path / "model.onnx").exists()
+    capfd.readouterr()
+    frozen = ["--arch", write_network(tmp_path), "--from-scratch", "--mean", "0.5", "--std", "0.5", "--workers", "0"]
+    assert run("--data", pictures, *frozen, "--freeze", "--head-epochs", "1", "--batch-size", "8", "--json") == 0
+    recipe = json.loads(capfd.readouterr().out)["record"]["recipe"]
+    assert (recipe["epochs"], recipe["head_epochs"]) == (0, 1)
+
+
 @pytest.mark.parametrize("name", ["a.pth", "a"])
 def test_weights_that_could_not_be_exported_are_refused(name, pictures, tmp_path, capfd) -> None:
     assert run("--data", pictures, "--arch", "resnet18", *QUICK, "-o", tmp_path / name) == 2

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -139,6 +140,52 @@ def test_bfloat16_is_refused_where_it_would_be_emulated(
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+DECORATED = """
+from functools import wraps
+
+from torch import nn
+
+
+def first(forward):
+    @wraps(forward)
+    def inner(self, pictures):
+        return forward(self, pictures)[0]
+
+    return inner
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.times = nn.Conv3d(3, 3, (1, 1, 1), groups=3)
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(8, 3)
+
+    @first
+    def forward(self, pictures):
+        return self.head(self.layers(self.times(pictures[:, :, None])[:, :, 0])), "more"
+
+
+make = Net
+"""
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_decorated_forward_and_five_dimensions_survive_both_phases(
+    bf16: bool, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    (tmp_path / "net.py").write_text(DECORATED)
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, bf16=bf16)
+    result = fit(f"{tmp_path / 'net.py'}:make", data, tmp_path / "a.safetensors", recipe)
+    assert [epoch.phase for epoch in result.record.epochs] == ["head", "all"]
+
+
+def test_workers_begin_where_the_system_knows_no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "nice")
+    trainer._begin_worker(0)
+
+
 def test_workers_change_nothing(tmp_path: Path) -> None:
     # In processes of their own: torch's loader leaves a handler of SIGCHLD behind in the process that starts workers,
     # and a process in which this whole suite ran does not survive its next call.
@@ -151,6 +198,15 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Command lines that name a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(file.read_text(errors="replace").replace("\0", " "))
+    return [line for line in found if str(folder) in line]
 
 
 def test_a_process_that_is_killed_can_be_resumed(tmp_path: Path) -> None:
@@ -169,6 +225,10 @@ def test_a_process_that_is_killed_can_be_resumed(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + 30
+    while left := _processes_of(tmp_path):
+        assert time.monotonic() < deadline, f"workers outlive their training: {left}"
+        time.sleep(0.1)
     again = subprocess.run([*command, "-o", str(killed)], capture_output=True, text=True, cwd=tmp_path)
     if state.exists():  # else it was done before the signal came
         assert again.returncode == 2
@@ -391,7 +451,7 @@ def test_gradients_of_half_precision_are_scaled_back_once(
 
 @pytest.mark.parametrize(("real", "precision"), [(True, "bf16"), (False, "fp16")])
 def test_bfloat16_that_is_emulated_is_not_taken(real, precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trainer, "PartialState", lambda cpu: SimpleNamespace(device=torch.device("cuda")))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: real or including_emulation)
     asked = []
 
@@ -509,11 +569,13 @@ def test_two_processes_learn_together(tmp_path: Path) -> None:
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m",
             "edgecls", "train", "--data", str(pictures), "--arch", write_network(tmp_path), "--from-scratch",
             "--resize", "36", "--crop", "32", "--mean", "0.5", "--std", "0.5", "--batch-size", "8", "--epochs", "2",
-            "--workers", "0", "--threads", "1", "-o", str(tmp_path / "a.safetensors"),
+            "--workers", "0", "--threads", "1", "--json", "-o", str(tmp_path / "a.safetensors"),
         ],
         capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Reading the pictures: done") == 1  # one process speaks for both
     record = json.loads((tmp_path / "a.train.json").read_text())
+    assert json.loads(done.stdout)["record"] == record
     assert record["device"].startswith("2 x cpu")
     assert len(record["epochs"]) == 2
