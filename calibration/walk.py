@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgecls.calibration.graph import constant
+from edgecls.runtime.cpu import cpu_count, saturates
 from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 
 SCALE, ZERO_POINT = "quantized:scale", "quantized:zero_point"
@@ -99,6 +100,9 @@ def session_of(model: onnx.ModelProto) -> Any:
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # What fails is raised.
+    options.intra_op_num_threads = cpu_count()
+    if saturates(None):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # in floats, which is slow and right
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

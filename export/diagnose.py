@@ -8,11 +8,12 @@ rounding, its engine. The first of these after which half of the whole divergenc
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgecls.bench.accuracy import decode_ahead, pixels_key
@@ -220,7 +221,9 @@ def _layers(pair: Pair, steps: Sequence[Step], cause: int, crops: Sequence[Crops
     ):
         return ()
     padding, plan = pair.bundle.manifest.padding, read_plan(pair.bundle)
-    names = plan.tensors.keys() - plan.channel_scales if step.name == "weights" else plan.tensors.keys()
+    names = set(plan.tensors)
+    if step.name == "weights":  # the reference's own graph has not the scales of a plan's channels
+        names -= _rescaled(ir_of(before.proto), plan.channel_scales.keys())
     pairs = quantized_tensors(ir_of(whole), names)
     if step.name == "weights":  # after the reference's own graph, whose tensors have no grid
         signal = Emulation(before.proto, None, pair.threads, list(pairs))
@@ -235,6 +238,15 @@ def _layers(pair: Pair, steps: Sequence[Step], cause: int, crops: Sequence[Crops
         {name: grid_ends(node) for name, node in pairs.items()},
         {name: (plan.tensors[name].minimum, plan.tensors[name].maximum) for name in pairs},
     )
+
+
+def _rescaled(model: ir.Model, scaled: Collection[str]) -> set[str]:
+    """Names of tensors whose channels a plan has rescaled, up to the weights that undo it."""
+    found = set(scaled)
+    for node in model.graph:
+        if node.op_type in {"Relu", "Transpose"} and node.inputs[0] is not None and node.inputs[0].name in found:
+            found.add(str(node.outputs[0].name))
+    return found
 
 
 def _drop(seen: _Seen, answers: Sequence[Logits]) -> tuple[float, tuple[float, float], float] | None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from edgecls.calibration.collect import calibration_set, collect_histograms, crops
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan, make_plan
@@ -106,12 +108,14 @@ def export_bundle(
     _refuse_target(module, classifier, target, precision, narrow, gpu)
     _refuse_options(module, target, precision, calibration, plan, quantization.quantizer, tries)
     _refuse_output(output, check)
-    if narrow and plan is None and calibration is not None:
+    if narrow and calibration is not None:
         with progress.stage("Checking the calibration pictures"):
             drawn = calibration_set(calibration, calibration_size, seed)
     if traced is None:
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
+    if narrow:
+        _refuse_graph(traced.graph, classifier.model, precision)
     export = _Export(classifier, traced.graph, target, precision, isa, gpu, drawn, seed, threads, timed, progress)
     if quantization.quantizer == "nncf" and drawn is not None:
         quantized = export.quantize_with_nncf(drawn)
@@ -131,6 +135,10 @@ def export_bundle(
     if quantized is not None and drawn is not None:
         with progress.stage("Comparing with the float graph"), closing(export.trials(drawn.take(_SHOWN))) as trials:
             notes = (*notes, *trials.look(artifact, manifest).notes())
+    elif quantized is not None:
+        notes = (*notes, "not compared with the float graph: give --calibration DIR beside --plan, and it is")
+    if quantized is not None and not artifact.passport.nodes_int8:
+        notes = (*notes, f"nothing of it computes on integers on {target}: ship fp32")
     recovery = export.recovery
     if recovery is not None and recovery.certificate.verdict != "pass":
         output = output.with_name(f"{output.stem}.over-budget{output.suffix}")
@@ -250,6 +258,24 @@ def _refuse_target(
             f"{target} runs on CPUs: --tensorrt-version, --device and --compute-capabilities mean nothing to it. "
             "Leave them out."
         )
+
+
+def _refuse_graph(graph: Graph, model: str, precision: Precision) -> None:
+    """What is in a graph that cannot be had in fewer bits."""
+    for node in graph.ir_model().graph:
+        if any(
+            attribute.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+            for attribute in node.attributes.values()
+        ):
+            raise UnsupportedError(
+                f"{node.op_type} {node.name} of {model} branches while it runs, which no {precision} graph can follow: "
+                "export the network without it (onnxslim may remove it), or use fp32."
+            )
+        if any(value.dtype in {ir.DataType.FLOAT16, ir.DataType.BFLOAT16} for value in node.outputs):
+            raise UnsupportedError(
+                f"{node.op_type} {node.name} of {model} computes in half precision already: {precision} is made from a "
+                "float32 network. Convert the file to float32."
+            )
 
 
 def _refuse_options(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
 from dataclasses import dataclass
-from importlib import metadata
 
 import msgspec
 import numpy as np
 from PIL import Image
 
-from edgecls import __version__
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan
 from edgecls.export.targets import Artifact
 from edgecls.export.trace import run_onnx
+from edgecls.export.versions import loaded_versions
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.bundle import CalibrationRecord, GoldenSample, Manifest, Precision, Provenance
 from edgecls.runtime.bundle_writer import members_of
@@ -24,21 +22,6 @@ from edgecls.runtime.cpu import cpu_count
 from edgecls.runtime.engines import Engine, engine_module
 from edgecls.runtime.errors import EngineError
 from edgecls.runtime.session import Session
-
-_PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "onnx": "onnx",
-    "onnx_ir": "onnx-ir",
-    "onnxscript": "onnxscript",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "nncf": "nncf",
-    "numpy": "numpy",
-    "PIL": "pillow",
-}
-"""Modules that may take part in an export, and the distributions that bring them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,7 @@ def assemble(
             quantizer=quantized.quantizer if quantized else None,
             calibration=quantized.calibration if quantized else None,
             preprocess_source=dict(classifier.preprocess_source),
-            versions=_versions(),
+            versions=loaded_versions(),
         ),
         golden=(),
         golden_tolerance=1.0,
@@ -128,12 +111,6 @@ def _with_golden(manifest: Manifest, artifact: Artifact, graph: Graph, pictures:
     part = artifact.golden_tolerance or (0.05 if manifest.precision == "int8" else 1e-3)
     tolerance = float(f"{largest * part:.2g}")
     return msgspec.structs.replace(manifest, golden=tuple(samples), golden_tolerance=tolerance)
-
-
-def _versions() -> dict[str, str]:
-    """What took part: the packages that this process has loaded."""
-    loaded = {package: metadata.version(package) for module, package in _PACKAGES.items() if module in sys.modules}
-    return {"edgecls": __version__, **loaded}
 
 
 def golden_pictures() -> dict[str, bytes]:

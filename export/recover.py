@@ -122,7 +122,7 @@ def recover(graph: Graph, plan: QuantPlan, trials: Trials, target: str, budget: 
         (block for block in ladder.plan.sensitivity.blocks if block.kl > 0),
         key=lambda block: -block.kl / _price(block),
     )
-    if set(plan.weights) <= {node for block in ladder.blocks for node in block.nodes} | set(plan.float_nodes):
+    if trials.integers(plan) <= {node for block in ladder.blocks for node in block.nodes}:
         del ladder.blocks[-1:]  # all of them in float would be the float graph, which is no INT8
     ladder.climb()
     return ladder.end()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -19,15 +19,18 @@ from edgecls.bench.gate_result import Margin
 from edgecls.bench.scratch import locked
 from edgecls.bench.statistics import Verdict, non_inferiority
 from edgecls.calibration.quantization import Quantization
-from edgecls.export.sweep_point import Point, PointResult, Task, attempt, classifier_digest, packages
+from edgecls.export.sweep_point import Point, PointResult, Task, attempt, classifier_digest
 from edgecls.export.sweep_processes import run_in_processes
 from edgecls.export.sweep_ray import ray_cluster, run_on_ray
 from edgecls.export.targets import is_narrow, target_module
+from edgecls.export.versions import installed_versions
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.atomic_file import PART_PATTERN, refuse_unwritable
 from edgecls.runtime.bundle import Precision
 from edgecls.runtime.cpu import Isa, cpu_count
-from edgecls.runtime.errors import InputError
+from edgecls.runtime.device_memory import open_device_memory
+from edgecls.runtime.engines import engine_module
+from edgecls.runtime.errors import EdgeclsError, InputError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.progress import Progress, SilentProgress
 
@@ -154,7 +157,8 @@ def sweep(
     """
     output = output.resolve()
     refuse_unwritable(output / "results" if output.is_dir() else output)
-    plan = _Plan(grid, data.resolve(), None if calibration is None else calibration.resolve(), limit, output, progress)
+    calibration = None if calibration is None else calibration.resolve()
+    plan = _Plan(grid, data.resolve(), calibration, limit, output, progress, local=ray is None)
     output.mkdir(exist_ok=True)
     try:
         with locked(output):
@@ -178,15 +182,24 @@ class _Plan:
     """
 
     def __init__(
-        self, grid: Grid, data: Path, calibration: Path | None, limit: int | None, output: Path, progress: Progress
+        self,
+        grid: Grid,
+        data: Path,
+        calibration: Path | None,
+        limit: int | None,
+        output: Path,
+        progress: Progress,
+        *,
+        local: bool,
     ) -> None:
         if "int8" in grid.precisions and calibration is None:
             raise InputError(
                 "INT8 needs calibration pictures: pass --calibration DIR, or leave int8 out of --precision"
             )
-        self._grid, self._limit, self._output, self._packages = grid, limit, output, packages()
+        self._grid, self._limit, self._output, self._packages = grid, limit, output, installed_versions()
         self.tasks: list[Task] = []
         self.left_out: list[str] = []
+        self._absent = {name: reason for name in grid.targets if (reason := _absent(name))} if local else {}
         with progress.stage("Looking at the pictures"):
             self._pictures = ImageSet.from_folder(data)
             self._calibration = None if calibration is None else ImageSet.from_folder(calibration)
@@ -227,7 +240,7 @@ class _Plan:
         for target in grid.targets:
             for precision in grid.precisions:
                 for recipe in grid.recipes if precision == "int8" else (None,):
-                    if reason := _senseless(classifier, target, precision, recipe):
+                    if reason := _senseless(classifier, target, precision, recipe) or self._absent.get(target):
                         self.left_out.append(f"{name} on {target} in {precision}: {reason}")
                     elif (target, precision) != REFERENCE:
                         self.tasks.append(task(target, precision, recipe, first.bundle))
@@ -244,6 +257,19 @@ class _Plan:
                 ": give --data others"
             )
         return drawn
+
+
+def _absent(target: str) -> str | None:
+    """Why a target's bundles can be made here, and not measured, where that is so."""
+    if not getattr(target_module(target), "COMPUTES_IN_HALF", False):
+        return None
+    engine: Any = engine_module(target)
+    try:
+        engine.LIBRARY.load("measuring its answers")
+        open_device_memory().close()
+    except EdgeclsError as error:
+        return f"no answers can be measured here ({error}). Export it alone; `edgecls bench --host` measures it"
+    return None
 
 
 def _senseless(classifier: Classifier, target: str, precision: Precision, recipe: Recipe | None) -> str | None:

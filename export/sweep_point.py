@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -25,33 +24,17 @@ from edgecls.bench.subject import Subject
 from edgecls.calibration.collect import MINIMUM
 from edgecls.calibration.quantization import Quantization
 from edgecls.export.job import export_bundle
+from edgecls.export.versions import installed_versions
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.atomic_file import atomic_file
 from edgecls.runtime.bundle import Bundle, Precision
-from edgecls.runtime.cpu import Isa
+from edgecls.runtime.cpu import Isa, limit_threads
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import EdgeclsError, EngineError, InputError, UnsupportedError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.session import load
 
 SCHEMA = "edgecls.sweep-point/1"
-
-_PACKAGES = (
-    "edgecls",
-    "nncf",
-    "numpy",
-    "onnx",
-    "onnx-ir",
-    "onnxruntime",
-    "onnxscript",
-    "openvino",
-    "pillow",
-    "scikit-learn",
-    "timm",
-    "torch",
-    "torchvision",
-)
-"""Distributions that take part in an export and its measurement: another version may give other bytes."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +56,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     isa: Isa
     seed: int
     packages: dict[str, str]
-    """As `packages`."""
+    """As `installed_versions`."""
 
     @property
     def name(self) -> str:
@@ -150,9 +133,11 @@ class Task:
         import torch
 
         torch.set_num_threads(1)
+        limit_threads(1)
         point = self.point
-        if packages() != point.packages:
-            told = sorted(f"{name} {version}" for name, version in packages().items() - point.packages.items())
+        if installed_versions() != point.packages:
+            others = installed_versions().items() - point.packages.items()
+            told = sorted(f"{name} {version}" for name, version in others)
             raise UnsupportedError(
                 f"this machine has other packages than the sweep's ({', '.join(told) or 'some are missing'}): "
                 "install the same versions everywhere"
@@ -211,22 +196,17 @@ def attempt(task: Task) -> str | None:
     return None
 
 
-def packages() -> dict[str, str]:
-    """Versions of what takes part, as far as it is installed here."""
-    found = {}
-    for name in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def classifier_digest(classifier: Classifier) -> str:
-    """sha256, hex, over all that makes a classifier: weights, preprocessing, labels, and the files of its code."""
+    """sha256, hex, over all that makes a classifier: weights, preprocessing, labels, and the files of its code.
+
+    Of own code those are the file and all others of its folder, for it may import them.
+    """
     said = (classifier.name, classifier.model, classifier.checkpoint_sha256, classifier.preprocess, classifier.labels)
     digest = hashlib.sha256(msgspec.json.encode(said))
     if not isinstance(classifier.source, Path):  # otherwise the checkpoint is the file, with everything in it
         place = classifier.model.rpartition(":")[0]
-        code = {place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)}
+        own = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+        code: set[str | Path | None] = {*Path(own).parent.glob("*.py")} if own else set()
         for part in classifier.source.modules():
             with suppress(TypeError, OSError):  # code that no file holds
                 code.add(inspect.getsourcefile(type(part)))

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
+from edgecls.bench.softmax import log_softmax
 from edgecls.calibration.graph import INPUT, OUTPUT, Graph
+from edgecls.export.passes.drop_softmax import drop_softmax
 from edgecls.export.passes.fold_gemm_factors import fold_gemm_factors
 from edgecls.export.passes.fold_layer_scale import fold_layer_scale
 from edgecls.export.passes.free_batch import free_batch
@@ -28,6 +30,7 @@ from edgecls.export.passes.split_constants import split_constants
 from edgecls.export.passes.take_bytes import take_bytes
 from edgecls.models.classifier import Classifier
 from edgecls.models.normalize import normalized
+from edgecls.runtime.cpu import cpu_count, saturates
 from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 from edgecls.runtime.errors import EngineError, InputError, UnsupportedError
 
@@ -67,6 +70,7 @@ def trace(classifier: Classifier) -> Trace:
         # Whatever its size: what does not depend on the picture (standardised weights, position biases) is a constant.
         fold_constants(model, onnx_shape_inference=False, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
     split_constants(model)
+    answers_probabilities = drop_softmax(model)
     restore_average_pool(model)
     resolve_auto_pad(model)
     fold_gemm_factors(model)
@@ -97,6 +101,8 @@ def trace(classifier: Classifier) -> Trace:
         raise UnsupportedError(
             f"{classifier.model} does not work on a batch of {len(pictures)}: {error}. {_REMEDY}"
         ) from error
+    if answers_probabilities:
+        got = np.exp(log_softmax(got)).astype(np.float32)
     return Trace(graph, _parity(expected, got))
 
 
@@ -121,6 +127,9 @@ def run_onnx(model: bytes | Path, images: NDArray[np.generic], *, singly: bool =
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # What fails is raised.
+    options.intra_op_num_threads = cpu_count()
+    if saturates(None):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # in floats, which is slow and right
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0]

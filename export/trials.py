@@ -18,7 +18,9 @@ from edgecls.calibration.collect import crops
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import QuantPlan
 from edgecls.export.pack import Quantized, answering_engine, assemble
+from edgecls.export.placement import place
 from edgecls.export.targets import Artifact, Gpu, target_module
+from edgecls.export.versions import installed_versions
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.bundle import Manifest, Padding
 from edgecls.runtime.cpu import Isa, cpu_isa
@@ -110,14 +112,17 @@ class Trials:
     ) -> None:
         self._classifier, self._graph, self._target, self._isa, self._gpu = classifier, graph, target, isa, gpu
         self._pixels = np.concatenate(list(crops(pictures, classifier.preprocess)))
-        self._setting = (graph.digest, classifier.preprocess, target, isa, gpu, pictures.digest)
+        self._setting = (graph.digest, classifier.preprocess, target, isa, gpu, pictures.digest, installed_versions())
         self._memory = memory
         self._known = _remembered(memory)
-        artifact = target_module(target).compile_artifact(graph, "fp32", None, isa, gpu)
-        manifest, _ = assemble(classifier, graph, target, "fp32", artifact, None)
+        # Engines that need not be on this machine have their stand-in, and no float engine is built for nothing.
+        own = not getattr(target_module(target), "COMPUTES_IN_HALF", False)
+        floats = target if own else "onnxruntime"
+        artifact = target_module(floats).compile_artifact(graph, "fp32", None, isa)
+        manifest, _ = assemble(classifier, graph, floats, "fp32", artifact, None)
         self._float = answering_engine(manifest, artifact)
         # Elsewhere another engine answers, or this one by other kernels: its pace says nothing.
-        self._is_paced = timed and artifact.stand_in is None and isa == cpu_isa()
+        self._is_paced = timed and own and isa == cpu_isa()
         self._expected = np.concatenate([self._float.infer(pixels[None]) for pixels in self._pixels])
         labels = [image.label for image in pictures.images]
         self._truth = self._expected.argmax(axis=1) if None in labels else np.asarray(labels)
@@ -125,6 +130,11 @@ class Trials:
     def close(self) -> None:
         """Frees the float engine."""
         self._float.close()
+
+    def integers(self, plan: QuantPlan) -> frozenset[str]:
+        """Weighted operations that a plan puts on integers and the target's rules do not leave in float."""
+        rules = target_module(self._target).rules(self._isa, self._gpu)
+        return frozenset(plan.weights.keys() - place(self._graph.ir_model(), plan, rules).floats.keys())
 
     def compile(self, plan: QuantPlan) -> tuple[Artifact, Manifest, dict[str, bytes]]:
         """A plan's artifact, and the manifest and members of its bundle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def check_onnx(path: Path, crop_px: int) -> tuple[int, tuple[str, ...]]:
     last = next((node.op_type for node in graph.node if graph.output[0].name in node.output), "")
     notes: tuple[str, ...] = ()
     if last == "Softmax":
-        notes = (f"{path.name} ends with Softmax, so its output is probabilities, not logits: scores will look flat",)
+        notes = (f"{path.name} ends with Softmax, which the bundle's session applies: its graph ends before",)
     return logits.shape[1], notes
 
 
@@ -77,6 +78,17 @@ def _read(path: Path) -> Any:
     for location in sorted(set(_external_files(model.graph))):
         _check_external(path, location)
     return model
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file, hex; of one that keeps weights beside it, over these files too."""
+    from edgecls.models.checkpoint import sha256_of
+
+    companions = sorted(set(_external_files(_read(path).graph)))
+    if not companions:
+        return sha256_of(path)
+    parts = [sha256_of(path), *(f"{name} {sha256_of(path.resolve().parent / name)}" for name in companions)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _external_files(graph: Any) -> Iterator[str]:

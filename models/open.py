@@ -114,9 +114,8 @@ def check_zero_shot(model: str, classes: Labels | None, templates: tuple[str, ..
 
 def _open_onnx(model: str, checkpoint: Path | None, labels: Labels | None, override: PreprocessOverride) -> Classifier:
     from edgecls.models.card import ModelCard
-    from edgecls.models.checkpoint import sha256_of
     from edgecls.models.hog_onnx import FLOAT32_ONLY, MODEL
-    from edgecls.models.onnx_file import check_onnx, metadata_of
+    from edgecls.models.onnx_file import check_onnx, digest_of, metadata_of
 
     path = Path(model)
     if checkpoint is not None:
@@ -139,7 +138,7 @@ def _open_onnx(model: str, checkpoint: Path | None, labels: Labels | None, overr
         preprocess=preprocess,
         preprocess_source=sources,
         labels=_labels(labels, classes, None if card is None else card.labels),
-        checkpoint_sha256=sha256_of(path),
+        checkpoint_sha256=digest_of(path),
         notes=notes,
         float32_only=FLOAT32_ONLY if card is not None and card.model == MODEL else None,
     )

@@ -40,8 +40,24 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def saturates(made_for: Isa | None) -> bool:
+    """Whether integer kernels of this CPU may give wrong sums for a graph that was made for another instruction set.
+
+    x86 without VNNI adds pairs of products in 16 bits: only 7-bit weights, those of `x86`, keep within them.
+    """
+    return cpu_isa() == "x86" and made_for != "x86"
+
+
+_threads_limit: int | None = None
+
+
+def limit_threads(count: int) -> None:
+    """Lets this process count `count` CPUs at most from now on: for workers that share a machine."""
+    global _threads_limit
+    _threads_limit = count
+
+
 def cpu_count() -> int:
-    """CPUs that this process may use: the size of its affinity mask where the system has one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may use: the size of its affinity mask where the system has one, within its limit."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(found, _threads_limit or found)

@@ -139,7 +139,8 @@ def _mixed_types(model: ir.Model) -> Found:
     for node in model.graph:
         if node.op_type in {"Cast", *_PAIR}:
             continue
-        kinds = {value.dtype for value in node.inputs if value is not None and value.dtype in _FLOATS}
+        inputs = node.inputs[:1] if node.op_type == "Resize" else node.inputs  # its scales are always float32
+        kinds = {value.dtype for value in inputs if value is not None and value.dtype in _FLOATS}
         if len(kinds) > 1:
             yield (
                 name_of(node),

@@ -31,6 +31,9 @@ _SENSITIVE = frozenset(
 # fmt: on
 """Operations that sum or exponentiate: their intermediate values leave float16's range or precision first."""
 
+_SCALES = 2
+"""Which input of Resize is float32 whatever it resizes."""
+
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
 
 
@@ -60,6 +63,9 @@ def cast_to_half(model: ir.Model, largest: Mapping[str, float]) -> dict[str, str
         _type_inputs(graph, node, wanted, casts)
         if node.op_type == "Cast" and node.attributes["to"].value == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", wanted)
+        if node.op_type == "ConstantOfShape" and node.outputs[0].dtype == ir.DataType.FLOAT:
+            fill = node.attributes.get_tensor("value").numpy() if "value" in node.attributes else np.zeros(1)
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(fill.astype(wanted.numpy())))
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 value.dtype = wanted
@@ -130,7 +136,7 @@ def _type_inputs(
     for index, value in enumerate(node.inputs):
         if value is None or value.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16} or value.dtype == wanted:
             continue
-        if node.op_type == "Cast":
+        if node.op_type == "Cast" or (node.op_type == "Resize" and index == _SCALES):
             continue
         key = value, wanted
         if key not in casts:

@@ -21,7 +21,11 @@ def free_batch(model: ir.Model) -> ir.Model:
     """
     graph = model.graph
     fixed = graph.inputs[0].shape[0] if graph.inputs[0].shape is not None else None
+    of_picture = {graph.inputs[0]}
     for node in graph:
+        if not any(value in of_picture for value in node.inputs):
+            continue  # a constant's leading 1 is no batch
+        of_picture.update(node.outputs)
         if node.op_type != "Reshape" or not isinstance(fixed, int):
             continue
         shape = constant(node.inputs[1])

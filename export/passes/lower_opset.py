@@ -55,6 +55,7 @@ def _drop_defaults(node: ir.Node, opset: int) -> None:
     for name in set(node.attributes) - set(known.attributes):
         default = onnx.helper.get_attribute_value(newest.attributes[name].default_value)
         value = node.attributes[name].value
+        default = default.decode() if isinstance(default, bytes) else default  # as onnx gives a string
         ones = name == "dilations" and set(value) == {1}
         if not ones and value != default:
             raise _unsupported(node, opset, f"its attribute {name} = {value} came later")

@@ -22,8 +22,8 @@ from edgecls.export.passes.dequantize_bytes import dequantize_bytes
 from edgecls.export.placement import Rules, place
 from edgecls.export.targets import ANY_GPU, Artifact, Gpu
 from edgecls.runtime.bundle import Padding, Passport, Precision
-from edgecls.runtime.cpu import Isa
-from edgecls.runtime.errors import EngineError, MissingExtraError
+from edgecls.runtime.cpu import Isa, saturates
+from edgecls.runtime.errors import EngineError, MissingExtraError, UnsupportedError
 
 if TYPE_CHECKING:
     import openvino
@@ -63,7 +63,8 @@ def compile_artifact(
     artifact, executed = _artifact(_read(quantized.proto), precision, isa, placement.padding, told)
     engine = f"OpenVINO {artifact.passport.engine_version}"
     found = disagreements(integer_nodes(quantized, findings), on_integers(quantized, executed), engine)
-    return replace(artifact, notes=(*artifact.notes, *found))
+    stand_in = quantized.proto if saturates(isa) else None  # whose sums ONNX Runtime can keep in floats
+    return replace(artifact, notes=(*artifact.notes, *found), stand_in=stand_in)
 
 
 def rules(isa: Isa, gpu: Gpu = ANY_GPU) -> Rules:
@@ -88,13 +89,26 @@ def quantize_with_nncf(graph: Graph, crops: Sequence[NDArray[np.uint8]], isa: Is
 
     Raises:
         MissingExtraError: nncf is not installed.
+        UnsupportedError: Its graph cannot be run here.
     """
+    if saturates(isa):
+        raise UnsupportedError(
+            f"this CPU has no VNNI, and NNCF's graph for {isa} would saturate here: export with --isa x86, or on a "
+            "machine that has it."
+        )
     try:
         import nncf
     except ImportError as error:
         raise MissingExtraError("nncf", "--quantizer nncf", str(error)) from error
     dataset = nncf.Dataset(list(crops), lambda batch: {INPUT: batch})
-    quantized = nncf.quantize(_read(graph.proto), dataset, subset_size=len(crops))
+    # By itself NNCF halves the range of the first layer's weights only, whatever CPU it is on.
+    overflow = nncf.OverflowFix.ENABLE if isa == "x86" else nncf.OverflowFix.DISABLE
+    quantized = nncf.quantize(
+        _read(graph.proto),
+        dataset,
+        subset_size=len(crops),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
+    )
     return _artifact(quantized, "int8", isa, None, ())[0]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import onnx
 import onnx_ir as ir
 
 from edgecls.calibration.collect import collect_histograms
@@ -22,7 +23,7 @@ from edgecls.export.targets import ANY_GPU, Artifact, Gpu
 from edgecls.export.trace import probe_pictures
 from edgecls.runtime.bundle import Padding, Passport, Precision, TensorRtPassport
 from edgecls.runtime.cpu import Isa
-from edgecls.runtime.errors import InputError
+from edgecls.runtime.errors import InputError, UnsupportedError
 from edgecls.runtime.tensorrt_api import version_tuple
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -153,7 +154,13 @@ def emit(graph: Graph, precision: Precision, plan: QuantPlan | None, dialect: Di
         kept = cast_to_half(model, _largest(graph, plan))
         notes += _by_reason(kept, "computes in float32")
     lower_opset(model, dialect.opset)
-    emitted = Graph.from_ir(model)
+    try:
+        emitted = Graph.from_ir(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UnsupportedError(
+            f"{precision} for TensorRT cannot be written in opset {dialect.opset}: {error}. Use fp32, or export the "
+            "network with other operations."
+        ) from error
     raise_findings(lint(emitted, dialect.name), "TensorRT")
     return Emitted(emitted, twin, padding, tuple(notes))
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecls.runtime.bundle import Manifest
+from edgecls.runtime.cpu import saturates
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import BundleError, EngineError, MissingExtraError
 
@@ -66,6 +67,9 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # What fails is raised; warnings about our own graph are no news to the user.
+    if manifest.precision == "int8" and saturates(manifest.passport.isa):
+        # In floats, which is slow and right: an export answers for the CPU that the graph is made for.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = onnxruntime.InferenceSession(
             artifact[0], options, providers=[_PROVIDER], disabled_optimizers=DISABLED_OPTIMIZERS

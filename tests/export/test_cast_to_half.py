@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgecls.calibration.graph import Graph
+from edgecls.export.lint.tensorrt import lint
 from edgecls.export.passes.cast_to_half import cast_to_half
 from edgecls.export.qdq import half_scale
 
@@ -104,3 +105,22 @@ def test_a_half_scale_covers_at_least_what_it_should(scale):
     assert (half.astype(np.float16) == half).all()
     below = np.nextafter(half.astype(np.float16), np.float16(0))
     assert (below < scale).all()
+
+
+def test_the_scales_of_a_resize_stay_float32():
+    model = model_of(
+        "<float[4] s = {1., 1., 2., 2.}, float[4] t = {1., 1., 0.5, 0.5}> "
+        '{ a = Resize<mode = "nearest">(image, , s) b = Resize<mode = "nearest">(a, , t) logits = Relu(b) }'
+    )
+    assert cast_to_half(model, {}) == {}
+    assert not [finding for finding in lint(Graph.from_ir(model), "strong") if finding.rule == "mixed-types"]
+    assert kinds(model)["Resize"] == ir.DataType.FLOAT16
+
+
+def test_what_fills_a_shape_is_float16_too():
+    body = "<int64[1] one = {1}> { fill = ConstantOfShape<value = float[1] {2.0}>(one) logits = Mul(image, fill) }"
+    image = np.linspace(-2, 2, 512, dtype=np.float32).reshape(2, 4, 8, 8)
+    model = model_of(body)
+    assert cast_to_half(model, {}) == {}
+    assert kinds(model)["ConstantOfShape"] == ir.DataType.FLOAT16
+    np.testing.assert_allclose(run(model, image), 2 * image, rtol=1e-3)

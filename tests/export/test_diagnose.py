@@ -155,6 +155,27 @@ def test_weights_that_are_too_coarse_are_named(told, made, int8, tmp_path) -> No
     assert found.layers[0].sqnr_out_db < 10
 
 
+def test_tensors_whose_channels_the_plan_rescaled_are_not_blamed(made, pictures, tmp_path) -> None:
+    """They are other numbers than the reference's, up to the weights that undo it."""
+    torch.manual_seed(3)
+    layers = (torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3, padding=1))
+    relus = networks.SmallNet()
+    relus.blocks = torch.nn.Sequential(*layers, torch.nn.ReLU())
+    relus = networks.settle(relus, seed=1)
+    relus.fc.weight *= 50  # so that what spoils its answers shows
+    floats = made("relus", precision="fp32", source=relus)
+    plan = json.loads(Bundle(made("relus-int8", source=relus)).read("plan.json"))
+    plan["channel_scales"] = {"blocks.0": [float(8 ** (-1) ** channel) for channel in range(16)]}
+    name = "blocks.2"
+    plan["weights"][name] = [200 * bound for bound in plan["weights"][name]]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    coarse = made("relus-coarse", plan=tmp_path / "plan.json", source=relus)
+    found = diagnose(coarse, floats, pictures, limit=16, threads=1)
+    assert found.causes == ("weights",)
+    assert found.layers[0].name == "blocks.3.Relu_0"
+    assert "blocks.1.Relu_0" not in [layer.name for layer in found.layers]
+
+
 def test_another_checkpoint_is_export(told, made) -> None:
     found = told(made("other", precision="fp32", source=networks.settle(networks.SmallNet(), seed=5)))
     assert found.causes == ("export",)

@@ -4,8 +4,11 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
+import onnx
 import pytest
 
+from edgecls.calibration.graph import Graph
 from edgecls.calibration.quantization import Quantization
 from edgecls.export import job
 from edgecls.export.job import export_bundle
@@ -132,6 +135,62 @@ def test_a_plan_in_a_bundle_makes_the_same_bundle_again(export, tmp_path, pictur
     plan.write_bytes(Bundle(first.path).read("plan.json"))
     again = export(precision="int8", plan=plan, output=tmp_path / "again.edgecls")
     assert again.path.read_bytes() == first.path.read_bytes()
+    assert any("not compared with the float graph: give --calibration" in note for note in again.notes)
+    compared = export(precision="int8", plan=plan, calibration=ImageSet.from_folder(pictures), calibration_size=16)
+    assert compared.path.read_bytes() == first.path.read_bytes()
+    assert any("calibration pictures" in note for note in compared.notes)
+
+
+BRANCHING = """
+<ir_version: 10, opset_import: ["": 20]>
+net (uint8[batch, 8, 8, 3] image) => (float[batch, 2] logits)
+{
+    floats = Cast<to = 1>(image)
+    axes = Constant<value = int64[2] {1, 2}>()
+    means = ReduceMean<keepdims = 0>(floats, axes)
+    some = Constant<value = bool {1}>()
+    chosen = If (some) <
+        then_branch = yes () => (float[batch, 3] a) { a = Relu(means) },
+        else_branch = no () => (float[batch, 3] b) { b = Neg(means) }
+    >
+    start = Constant<value = int64[1] {0}>()
+    end = Constant<value = int64[1] {2}>()
+    axis = Constant<value = int64[1] {1}>()
+    logits = Slice(chosen, start, end, axis)
+}
+"""
+HALF = """
+<ir_version: 10, opset_import: ["": 20]>
+net (uint8[batch, 8, 8, 3] image) => (float[batch, 3] logits)
+{
+    floats = Cast<to = 10>(image)
+    axes = Constant<value = int64[2] {1, 2}>()
+    means = ReduceMean<keepdims = 0>(floats, axes)
+    logits = Cast<to = 1>(means)
+}
+"""
+
+
+@pytest.mark.parametrize(("text", "reason"), [(BRANCHING, "branches while it runs"), (HALF, "half precision already")])
+def test_graphs_that_cannot_be_had_in_fewer_bits_are_refused(text, reason, export, pictures, tmp_path):
+    graph = Graph(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)).SerializeToString())
+    with pytest.raises(UnsupportedError, match=reason):
+        export(precision="int8", calibration=ImageSet.from_folder(pictures), traced=Trace(graph, 0.0))
+    assert not list(tmp_path.glob("*.edgecls"))
+
+
+def test_without_vnni_an_export_answers_in_floats_as_the_board_does_in_integers(export, pictures, monkeypatch):
+    images = ImageSet.from_folder(pictures)
+    golden = {}
+    for isa in ("x86-vnni", "x86"):
+        monkeypatch.setattr("edgecls.runtime.cpu.cpu_isa", lambda isa=isa: isa)
+        for target in ("onnxruntime", "openvino"):
+            result = export(precision="int8", target=target, calibration=images, calibration_size=16)
+            golden[target, isa] = np.array([sample.logits for sample in result.manifest.golden])
+    for target in ("onnxruntime", "openvino"):
+        floats, integers = golden[target, "x86"], golden[target, "x86-vnni"]
+        assert (floats != integers).any()  # other kernels
+        np.testing.assert_allclose(floats, integers, atol=0.05 * np.abs(integers).max())
 
 
 def test_nncf_on_request(export, pictures):

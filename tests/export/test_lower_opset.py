@@ -36,6 +36,11 @@ def run(model):
         ("{ logits = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], dilations = [1, 1]>(image) }", "4, 8, 8"),
         ("{ h = Cast<to = 10, saturate = 1>(image) logits = Cast<to = 1>(h) }", "4, 8, 8"),
         ("<int64[3] s = {0, 4, 64}> { logits = Reshape(image, s) }", "4, 64"),
+        (
+            "<float[4] s = {1., 1., 0.5, 0.5}> { logits = "
+            'Resize<mode = "nearest", keep_aspect_ratio_policy = "stretch">(image, , s) }',
+            "4, 4, 4",
+        ),
     ],
 )
 def test_the_answers_stay(body, outputs):

@@ -47,9 +47,13 @@ class Fake:
     cost: float = 0.05
     seen: list[frozenset[str]] = field(default_factory=list)
     judged: list[frozenset[str]] = field(default_factory=list)
+    always_float: frozenset[str] = frozenset()
 
     def wrong(self, plan):
         return sum(lost for block, lost in self.lost.items() if f"{block}.conv" not in plan.float_nodes)
+
+    def integers(self, plan):
+        return frozenset(plan.weights.keys() - self.always_float)
 
     def run(self, plan):
         self.seen.append(frozenset(plan.float_nodes))
@@ -212,6 +216,13 @@ def test_the_float_graph_is_no_int8(climb):
     done = climb(trials, 1.0, plan=plan)
     assert done.certificate.verdict == "fail"
     assert [len(floats) for floats in trials.judged] == [0, 1]
+
+
+def test_what_the_target_leaves_in_float_anyway_makes_no_int8(climb):
+    trials = Fake({"a": 20, "b": 20, "se": 0}, always_float=frozenset({"se.conv"}))
+    plan = msgspec.structs.replace(PLAN, weights={"a.conv": (1.0,), "b.conv": (1.0,), "se.conv": (1.0,)})
+    assert climb(trials, 1.0, plan=plan).certificate.verdict == "fail"
+    assert frozenset({"a.conv", "b.conv"}) not in trials.judged
 
 
 def test_it_stops_where_integers_are_no_longer_faster(climb):

@@ -77,6 +77,46 @@ def test_an_onnx_file_with_batch_norms_and_fixed_batch_gives_the_same_logits(sma
     np.testing.assert_allclose(run_onnx(from_file.proto, pictures), run_onnx(graph.proto, pictures), atol=1e-4)
 
 
+def exported(module, path, **options):
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            module, (torch.zeros(1, 3, 32, 32),), path, dynamo=True, opset_version=18, input_names=["x"],
+            external_data=False, verbose=False, **options,
+        )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_softmax_at_the_end_is_left_to_the_session(as_file, small, tmp_path):
+    opened, graph, _ = small
+    source = torch.nn.Sequential(opened.source, torch.nn.Softmax(1)).eval()
+    source = exported(source, tmp_path / "net.onnx") if as_file else source
+    traced = trace(dataclasses.replace(opened, source=source))
+    pictures = probe_pictures(32, 3)
+    np.testing.assert_allclose(run_onnx(traced.graph.proto, pictures), run_onnx(graph.proto, pictures), atol=1e-4)
+
+
+class Biased(torch.nn.Module):
+    """Adds a constant that is brought into shape while the graph runs."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+        self.offset = torch.nn.Parameter(torch.arange(7.0), requires_grad=False)
+
+    def forward(self, x):
+        return self.body(x) + self.offset.reshape(1, 7)
+
+
+def test_a_constant_that_is_reshaped_has_no_batch(small, tmp_path):
+    opened, _, _ = small
+    path = exported(Biased(opened.source).eval(), tmp_path / "net.onnx", optimize=False)
+    model = onnx.load(path)
+    weights = {weight.name for weight in model.graph.initializer}
+    assert any(node.op_type == "Reshape" and node.input[0] in weights for node in model.graph.node)
+    assert trace(dataclasses.replace(opened, source=path)).parity_max_abs <= 1e-4
+
+
 class Forgetful(torch.nn.Module):
     """Computes something else while it is exported."""
 

@@ -1,11 +1,14 @@
 """ONNX files as classifiers: what is accepted, and what each refusal says."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
 from edgecls.models import PreprocessOverride, open_classifier
+from edgecls.models.onnx_file import digest_of
 from edgecls.runtime import InputError, Labels
 
 FLAGS = PreprocessOverride(resize_px=40, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -132,3 +135,18 @@ def test_weights_outside_the_folder_are_refused(tmp_path, location):
 def test_weights_that_are_missing(tmp_path):
     with pytest.raises(InputError, match=r"keeps weights in net\.data, which is not beside it"):
         open_classifier(write(tmp_path, external("net.data")), override=FLAGS)
+
+
+def test_weights_beside_the_file_are_part_of_its_digest(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> net (float[n, 3, 8, 8] x) => (float[n, 3, 8, 8] y) { y = Mul(x, w) }'
+    )
+    digests = []
+    for value in (1.0, 1.0, 2.0):
+        model.graph.ClearField("initializer")
+        model.graph.initializer.append(numpy_helper.from_array(np.full((8, 8), value, np.float32), "w"))
+        path = tmp_path / "net.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+        digests.append(digest_of(path))
+        (tmp_path / "net.data").unlink()
+    assert digests[0] == digests[1] != digests[2]
