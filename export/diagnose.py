@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -41,7 +42,7 @@ LAYER_PICTURES = 16
 _LISTED = 10
 _SILENT = SilentProgress()
 
-Logits = NDArray[np.float32]
+Logits: TypeAlias = NDArray[np.float32]
 
 
 @dataclass
