@@ -272,7 +272,8 @@ def peak_memory(trace: Trace) -> Memory | None:
     whole = [x.peak_rss_bytes for x in trace.launches if x.peak_rss_bytes is not None]
     if trace.error is not None or not inference or not whole:
         return None
-    return Memory(inference_peak_rss_bytes=max(inference), peak_rss_bytes=max(whole))
+    # Linux adds up VmHWM from counters of its CPUs now and then: a later reading may be some pages lower.
+    return Memory(inference_peak_rss_bytes=max(inference), peak_rss_bytes=max(*whole, *inference))
 
 
 def _launch_latency(launch: LaunchTrace, reference: LaunchTrace | None) -> LaunchLatency:

@@ -23,6 +23,9 @@ from edgecls.runtime.engines import Engine, engine_module
 from edgecls.runtime.errors import EngineError
 from edgecls.runtime.session import Session
 
+_SMALLEST_LOGIT = 0.1
+"""What the tolerance of golden samples is a part of where all their logits are smaller, and mostly rounding."""
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -85,7 +88,7 @@ def answering_engine(manifest: Manifest, artifact: Artifact) -> Engine:
 
 def _with_golden(manifest: Manifest, artifact: Artifact, graph: Graph, pictures: dict[str, bytes]) -> Manifest:
     engine = answering_engine(manifest, artifact)
-    samples, largest = [], 1.0
+    samples, largest = [], _SMALLEST_LOGIT
     try:
         for name, picture in pictures.items():
             pixels = manifest.preprocess.pixels(picture)

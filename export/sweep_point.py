@@ -130,10 +130,6 @@ class Task:
             EdgeclsError: The point cannot be exported or measured; or this machine has another model or other packages
                 than the point was made for.
         """
-        import torch
-
-        torch.set_num_threads(1)
-        limit_threads(1)
         point = self.point
         if installed_versions() != point.packages:
             others = installed_versions().items() - point.packages.items()
@@ -184,7 +180,11 @@ class Task:
 
 
 def attempt(task: Task) -> str | None:
-    """Runs a task in a worker: None, or the message of what went wrong, for not every exception can travel."""
+    """Runs a task in a worker, on one thread: None, or what went wrong, for not every exception can travel."""
+    import torch
+
+    torch.set_num_threads(1)
+    limit_threads(1)
     try:
         task.run()
     except EdgeclsError as error:

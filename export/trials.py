@@ -218,16 +218,20 @@ class Trials:
         )
 
     def _pace(self, engine: Engine, padded: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
-        times: tuple[list[float], list[float]] = ([], [])
+        pairs: list[tuple[float, float]] = []
         for turn in range(_WARM_UP + _PAIRS):
             index = turn % len(padded)
-            for column, run, pixels in ((0, engine, padded[index]), (1, self._float, self._pixels[index][None])):
+            ways = ((engine, padded[index]), (self._float, self._pixels[index][None]))
+            times = [0.0, 0.0]
+            for way in (0, 1) if turn % 2 else (1, 0):
+                run, pixels = ways[way]
+                run.infer(pixels)  # while the other's threads may still be spinning
                 began = time.perf_counter()
                 run.infer(pixels)
-                if turn >= _WARM_UP:
-                    times[column].append(time.perf_counter() - began)
-        mine = statistics.median(times[0])
-        return mine / statistics.median(times[1]), 1e3 * mine
+                times[way] = time.perf_counter() - began
+            pairs.append((times[0], times[1]))
+        timed = pairs[_WARM_UP:]
+        return statistics.median(a / b for a, b in timed), 1e3 * statistics.median(a for a, _ in timed)
 
 
 def _remembered(memory: Path | None) -> dict[str, Trial | tuple[int, ...]]:

@@ -235,11 +235,13 @@ class Trainer:
             layer.requires_grad_(True)
         per_epoch, steps = self._steps_per_epoch, epochs * self._steps_per_epoch
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=recipe.learning_rate, fused=True)
+        warmup = min(steps // 2, round(recipe.warmup_epochs * per_epoch))
         schedule = CosineLRScheduler(
             optimizer,
-            t_initial=steps,
-            warmup_t=min(steps // 2, round(recipe.warmup_epochs * per_epoch)),
+            t_initial=steps - warmup,
+            warmup_t=warmup,
             warmup_lr_init=recipe.learning_rate / 100,
+            warmup_prefix=True,
             t_in_epochs=False,
         )
         average = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -95,6 +96,30 @@ def test_variants_are_timed_in_turns_and_stages_on_real_files(tmp_path: Path, pi
         assert len(saved["run1_launch1_ns"]) == second.launches[1].n == len(saved["run1_launch1_round"])
         assert set(saved["run1_launch1_round"]) == {0, 1, 2, 3}
         assert saved["run0_launch0_stages_ns"].shape[1] == 4
+
+
+def test_fresh_processes_on_their_cores_take_turns(
+    tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str, str, set[int]]] = []
+    core, original = min(os.sched_getaffinity(0)), WorkerProcess.ask
+
+    def spied(self, answer, do, *arguments, **options):
+        got = original(self, answer, do, *arguments, **options)
+        asked.append((self._process.pid, self._name, do, os.sched_getaffinity(self._process.pid)))
+        return got
+
+    monkeypatch.setattr(WorkerProcess, "ask", spied)
+    variants = [variant(tmp_path, "a"), variant(tmp_path, "b")]
+    pictures = [picture_folder / "ant/0.png"]
+    time_variants(variants, pictures, profile=SHORT, threads=1, cpus=[core], seed=0, command=FAKE_WORKER)
+    turns = [name for _, name, do, _ in asked if do == "time_slice"]
+    rounds = [turns[start : start + 2] for start in range(0, len(turns), 2)]
+    assert len(rounds) == 8
+    assert all(len(set(names)) == 2 for names in rounds)
+    assert len({names[0] for names in rounds}) == 2  # neither is always the first
+    assert len({process for process, *_ in asked}) == 2 * SHORT.launches
+    assert {frozenset(cores) for _, _, do, cores in asked if do == "time_slice"} == {frozenset({core})}
 
 
 def test_variants_that_fail_say_why_and_the_others_go_on(tmp_path: Path, picture_folder: Path) -> None:

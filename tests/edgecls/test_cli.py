@@ -6,33 +6,20 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgecls import cli
+from edgecls import cli, commands
 from edgecls.calibration.plan import BlockSensitivity, Sensitivity
 from edgecls.runtime import Labels, errors
 from edgecls.runtime.bundle_writer import members_of, write_bundle
 from edgecls.runtime.verify import VerifyResult
 
-VERBS = [
-    "bench",
-    "classify",
-    "compare",
-    "demo",
-    "evaluate",
-    "export",
-    "gate",
-    "inspect",
-    "models",
-    "sign",
-    "sweep",
-    "targets",
-    "verify",
-]
+VERBS = sorted(path.stem for path in Path(commands.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pytest
 from edgecls import cli
 from edgecls.calibration.quantization import Quantization
 from edgecls.export.recover import Certificate, Recovery
+from edgecls.export.targets import Gpu
 from edgecls.runtime import InputError
 
 
@@ -111,6 +112,20 @@ def test_usage_errors_come_before_the_work(arguments, complaint, asked, capsys):
     assert cli.main(["export", *arguments.split()]) == 2
     assert complaint in capsys.readouterr().err
     assert asked == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpu"),
+    [
+        ("tensorrt", Gpu(None, ())),
+        ("tensorrt --device jetson-orin", Gpu("10.3", ())),
+        ("tensorrt --device jetson-orin --tensorrt-version 8.6", Gpu("8.6", ())),
+        ("tensorrt-rtx --compute-capabilities 8.6,12.0", Gpu(None, ("8.6", "12.0"))),
+    ],
+)
+def test_a_board_or_a_gpu_arrives(arguments, gpu, asked):
+    assert cli.main(["export", "net", "--target", *arguments.split()]) == 0
+    assert asked["export"]["gpu"] == gpu
 
 
 def test_a_zero_shot_model(asked, tmp_path):

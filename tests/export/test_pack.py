@@ -23,6 +23,8 @@ def test_equal_inputs_give_equal_files(bundle_parts, tmp_path):
     for name in ("a", "b"):
         write_bundle(tmp_path / f"{name}.edgecls", manifest, files)
     assert (tmp_path / "a.edgecls").read_bytes() == (tmp_path / "b.edgecls").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.edgecls") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_members_are_stored_and_what_is_written_is_read(bundle_parts, tmp_path):

@@ -93,6 +93,14 @@ def test_a_plan_within_the_budget_stays_as_it_is(climb):
     assert trials.judged[0] == frozenset()
 
 
+def test_a_look_is_judged_at_a_third_of_the_level(monkeypatch):
+    """4 of 1,000 lost are below 1 pp at 5 %, and are not shown to be at a third of that."""
+    monkeypatch.setattr("edgecls.export.sensitivity.blocks_of", lambda graph: {"a": ["a.conv"]})
+    trials = Fake({"a": 4})
+    recover(None, PLAN, trials, "onnxruntime", Budget(Margin(1.0), images(1000)), SilentProgress())
+    assert len(trials.judged) == 2
+
+
 def test_a_look_counts_its_pictures():
     told = []
 

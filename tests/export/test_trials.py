@@ -1,5 +1,6 @@
 import dataclasses
 from contextlib import closing
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from edgecls.calibration.quantization import Quantization
 from edgecls.export import trials as trials_module
 from edgecls.export.job import export_bundle
-from edgecls.export.targets import ANY_GPU
+from edgecls.export.quantize import _Maker
+from edgecls.export.targets import ANY_GPU, target_module
 from edgecls.export.trace import Trace
 from edgecls.export.trials import Trial, Trials
 from edgecls.runtime import ImageSet
+from edgecls.runtime.progress import SilentProgress
 
 
 @pytest.fixture
@@ -152,6 +155,48 @@ def test_where_another_engine_answers_no_time_is_told(small, opened_trials):
     with closing(opened_trials(target="tensorrt")) as trials:
         done = trials.run(small[2])
     assert (done.ratio, done.ms) == (None, None)
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.89, True), (0.91, False), (2.0, False)])
+def test_a_correction_stays_only_where_it_clearly_helps(after, kept):
+    maker = object.__new__(_Maker)
+    maker.notes, maker.judge = [], [np.zeros((4, 1))]
+    maker.divergence = {"plain": 1.0, "corrected": after}.__getitem__
+    assert maker.better("bias-correction", "plain", "corrected") == ("corrected" if kept else "plain")
+    assert ("left out" in maker.notes[0]) != kept
+
+
+def test_no_picture_judges_what_it_has_taught(small, pictures):
+    opened, graph, plan = small
+    drawn, rules = ImageSet.from_folder(pictures), target_module("onnxruntime").rules("x86-vnni")
+    maker = _Maker(graph, rules, drawn, opened.preprocess, plan.calibration, Quantization(), 1, SilentProgress())
+    learned, judging = ({crop.tobytes() for crop in np.concatenate(part)} for part in (maker.learn, maker.judge))
+    assert len(learned) == 12
+    assert len(judging) == 12
+    assert not learned & judging
+
+
+class Takes:
+    """An engine that takes a time on a clock."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
+
+    def infer(self, images):
+        self.clock[0] += self.seconds
+        return np.zeros((1, 7), np.float32)
+
+    def close(self):
+        pass
+
+
+def test_the_pace_is_of_integers_over_floats(opened_trials, monkeypatch):
+    with closing(opened_trials()) as trials:
+        trials.close()
+        clock = [0.0]
+        monkeypatch.setattr(trials_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+        monkeypatch.setattr(trials, "_float", Takes(clock, 2.0))
+        assert trials._pace(Takes(clock, 1.0), [trials._pixels[:1]]) == (0.5, 1000.0)
 
 
 @pytest.mark.parametrize(("flips", "damaged"), [(0, False), (8, False), (9, True), (32, True)])

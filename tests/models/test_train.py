@@ -100,12 +100,18 @@ def test_it_learns_and_the_file_needs_nothing_else(network: str, data: TrainingD
 def test_killed_at_any_step_and_resumed_gives_the_same_bits(
     step: int, network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    done: list[int] = []
+    original = trainer.Trainer._step
+    monkeypatch.setattr(trainer.Trainer, "_step", lambda self, *given: done.append(1) or original(self, *given))
     monkeypatch.setattr(trainer, "_SAVE_EVERY_S", 0.0)
     whole = fit(network, data, tmp_path / "whole.safetensors")
+    steps = len(done)
     with pytest.raises(KilledError):
         fit(network, data, tmp_path / "killed.safetensors", progress=Killer(step))
     assert not (tmp_path / "killed.safetensors").exists()
+    done.clear()
     resumed = fit(network, data, tmp_path / "killed.safetensors", resume=True)
+    assert 0 < len(done) <= steps - step + 2  # it went on, and did not begin anew
     assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "killed.safetensors").read_bytes()
     curves = [[msgspec.structs.replace(e, seconds=0.0) for e in r.record.epochs] for r in (whole, resumed)]
     assert curves[0] == curves[1]
@@ -225,7 +231,7 @@ def test_a_process_that_is_killed_can_be_resumed(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while left := _processes_of(tmp_path):
         assert time.monotonic() < deadline, f"workers outlive their training: {left}"
         time.sleep(0.1)
@@ -369,6 +375,51 @@ def test_discriminative_rates_fall_with_depth(data: TrainingData, tmp_path: Path
         assert max(found) == 1
         assert len(set(found)) > 4
         assert found[0] == min(found)
+
+
+def test_the_rates_that_the_optimizer_takes_rise_fall_and_are_lower_for_early_layers(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    rates: list[list[float]] = []
+    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append([group["lr"] for group in o.param_groups]))
+    recipe = Recipe(epochs=4, head_epochs=0, batch_size=8, layer_decay=0.5, learning_rate=0.01)
+    try:
+        fit("timm:lcnet_035", data, tmp_path / "net.safetensors", recipe)
+    finally:
+        hook.remove()
+    highest = [max(step) for step in rates]
+    peak = highest.index(max(highest))
+    assert 0 < peak < len(rates) / 2
+    assert highest[peak] == pytest.approx(0.01, rel=0.05)
+    assert highest[0] < 0.2 * highest[peak] > highest[-1]
+    assert all(min(step) < 0.3 * max(step) for step in rates)
+
+
+def test_averaged_weights_are_what_is_kept(network: str, data: TrainingData, tmp_path: Path) -> None:
+    found = [
+        fit(network, data, tmp_path / f"{decay}.safetensors", msgspec.structs.replace(RECIPE, ema_decay=decay)).path
+        for decay in (0.0, 0.9)
+    ]
+    plain, averaged = map(load_file, found)
+    assert any(not torch.equal(plain[name], averaged[name]) for name in plain)
+
+
+def test_rare_classes_weigh_more_and_balance_chooses_the_epoch(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_pictures(tmp_path / "pictures", 20)
+    for colour, left in {"red": 5, "blue": 10}.items():
+        for path in sorted((root / colour).iterdir())[left:]:
+            path.unlink()
+    seen = []
+    original = trainer.Trainer._class_weights
+    monkeypatch.setattr(trainer.Trainer, "_class_weights", lambda self: seen.append(original(self)) or seen[-1])
+    pictures = TrainingData.open(root)
+    recipe = msgspec.structs.replace(RECIPE, class_weights=True)
+    record = fit(network, pictures, tmp_path / "a.safetensors", recipe).record
+    counts = np.bincount([image.label for image in pictures.train.images])
+    np.testing.assert_allclose(seen[0], counts.sum() / (3 * counts), rtol=1e-6)
+    assert record.best.val_balanced == max(epoch.val_balanced for epoch in record.epochs)
 
 
 def test_the_training_ends_when_nothing_gets_better(network: str, data: TrainingData, tmp_path: Path) -> None:

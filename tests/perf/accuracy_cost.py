@@ -23,13 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from edgecls.bench.measure import measure
-from edgecls.runtime import load
+from edgecls.runtime import ImageSet, load
 from edgecls.runtime.cpu import cpu_count
 
 
 def bare_loop(bundles: list[str], data: Path, limit: int | None) -> None:
     """Decodes and classifies, and does nothing else."""
-    paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})[:limit]
+    images = ImageSet.from_folder(data)
+    images = images if limit is None else images.take(limit)
+    paths = [images.root / image.path for image in images.images]
     sessions = [load(bundle) for bundle in bundles]
     crop, *others = [session.preprocess for session in sessions]
     assert all(other == crop for other in others), "bundles of different networks: the loop would decode twice"

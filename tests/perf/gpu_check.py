@@ -126,9 +126,8 @@ def pictures(session: Session, data: Path | None) -> NDArray[np.uint8]:
     side = session.preprocess.crop_px
     if data is None:
         return np.random.default_rng(0).integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
-    return np.stack(
-        [session.preprocess.pixels(image.path) for image in ImageSet.from_folder(data).take(PICTURES).images]
-    )
+    images = ImageSet.from_folder(data).take(PICTURES)
+    return np.stack([session.preprocess.pixels(images.root / image.path) for image in images.images])
 
 
 def compare(session: Session, reference: Path, crops: NDArray[np.uint8]) -> dict[str, float]:

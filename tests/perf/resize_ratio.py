@@ -40,7 +40,7 @@ def jpegs(folder: Path | None) -> list[bytes]:
     return found
 
 
-def print_ratio(name: str, call: Callable[[int], object]) -> None:
+def print_ratio(name: str, call: Callable[[int], object], pictures: int) -> None:
     """Time of `call(picture)` with everything installed / with EDGECLS_FAST=0."""
     best: dict[str, float] = {}
     seconds: dict[str, list[float]] = {"1": [], "0": []}
@@ -48,11 +48,11 @@ def print_ratio(name: str, call: Callable[[int], object]) -> None:
         for switch, found in seconds.items():
             os.environ["EDGECLS_FAST"] = switch
             start = time.perf_counter()
-            for picture in range(PICTURES):
+            for picture in range(pictures):
                 call(picture)
             found.append(time.perf_counter() - start)
     for switch, found in seconds.items():
-        best[switch] = statistics.mean(sorted(found)[: ROUNDS // 2]) / PICTURES
+        best[switch] = statistics.mean(sorted(found)[: ROUNDS // 2]) / pictures
     print(f"{name}: {best['1'] / best['0']:.3f} ({best['1'] * 1e3:.2f} / {best['0'] * 1e3:.2f} ms)", flush=True)
 
 
@@ -78,11 +78,11 @@ def main() -> None:
             else:
                 preprocess.pixels(data[picture], canvas.inside[0])
 
-        print_ratio(f"{interpolation}, Pillow image -> crop", lambda i, p=preprocess: p.pixels(images[i]))
-        print_ratio(f"{interpolation}, array -> crop", lambda i, p=preprocess: p.pixels(arrays[i]))
-        print_ratio(f"{interpolation}, JPEG -> crop", lambda i, p=preprocess: p.pixels(data[i]))
-        print_ratio(f"{interpolation}, JPEG -> padded RGBX buffer", to_engine)
-    print_ratio("JPEG -> pixels of the whole picture", lambda i: read_picture(data[i]))
+        print_ratio(f"{interpolation}, Pillow image -> crop", lambda i, p=preprocess: p.pixels(images[i]), len(data))
+        print_ratio(f"{interpolation}, array -> crop", lambda i, p=preprocess: p.pixels(arrays[i]), len(data))
+        print_ratio(f"{interpolation}, JPEG -> crop", lambda i, p=preprocess: p.pixels(data[i]), len(data))
+        print_ratio(f"{interpolation}, JPEG -> padded RGBX buffer", to_engine, len(data))
+    print_ratio("JPEG -> pixels of the whole picture", lambda i: read_picture(data[i]), len(data))
 
 
 if __name__ == "__main__":

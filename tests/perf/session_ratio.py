@@ -1,4 +1,4 @@
-"""What a session saves: `python tests/perf/session_ratio.py BUNDLE [--seconds S]`.
+"""What a session saves: `python tests/perf/session_ratio.py BUNDLE --data PICTURES [--seconds S]`.
 
 Ways of one kind are interleaved in one process, in an order drawn anew each round; p50 and its ratio to the first way
 are printed. CPU time of the calling thread for single calls, wall time for streams, which use several threads.
@@ -7,19 +7,17 @@ are printed. CPU time of the calling thread for single calls, wall time for stre
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import turns
 
-from edgecls.runtime import Bundle, Frame, load
+from edgecls.runtime import Bundle, Frame, ImageSet, load
 from edgecls.runtime.engines.onnxruntime import import_onnxruntime
 
 Ways = dict[str, Callable[[], object]]
@@ -79,14 +77,10 @@ def frames(path: str) -> Ways:
     }
 
 
-def streams(path: str) -> Ways:
-    """128 JPEG pictures of 500×375, one after the other and as a stream."""
-    pictures = []
-    for seed in range(128):
-        coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 27, 3), dtype=np.uint8))
-        buffer = io.BytesIO()
-        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        pictures.append(buffer.getvalue())
+def streams(path: str, data: Path) -> Ways:
+    """128 pictures, one after the other and as a stream."""
+    images = ImageSet.from_folder(data).take(128)
+    pictures = [(images.root / image.path).read_bytes() for image in images.images]
     one, two = load(path, threads=1), load(path, threads=2)
     assert list(one.classify_stream(pictures)) == [one.classify(picture) for picture in pictures]
     return {
@@ -101,13 +95,14 @@ def main() -> None:
     """Prints the three tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
+    parser.add_argument("--data", type=Path, required=True, help="JPEG files")
     parser.add_argument("--seconds", type=float, default=10)
     given = parser.parse_args()
     bundle = Bundle(given.bundle)
     if bundle.manifest.target == "onnxruntime":
         compare("ONNX Runtime, 1 thread", bindings(bundle), given.seconds, time.thread_time_ns)
     compare("1280x720 to crop", frames(given.bundle), given.seconds, time.thread_time_ns)
-    compare("128 JPEG to top-5", streams(given.bundle), given.seconds, time.perf_counter_ns)
+    compare("128 pictures to top-5", streams(given.bundle, given.data), given.seconds, time.perf_counter_ns)
 
 
 if __name__ == "__main__":

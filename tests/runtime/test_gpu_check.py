@@ -27,10 +27,12 @@ def run(gpu_check, tmp_path, *arguments):
     return code, json.loads(output.read_text())
 
 
-def test_what_ran_stands_in_the_report(gpu_check, tmp_path, monkeypatch):
+@pytest.mark.parametrize("with_pictures", [False, True])
+def test_what_ran_stands_in_the_report(with_pictures, gpu_check, tmp_path, monkeypatch, pictures):
     install(monkeypatch, "10.3", Gpu())
     bundle = write_unbuilt_bundle(tmp_path / "net.edgecls")
-    code, report = run(gpu_check, tmp_path, bundle, "--reference", bundle)
+    data = ["--data", pictures] if with_pictures else []
+    code, report = run(gpu_check, tmp_path, bundle, "--reference", bundle, *data)
     (entry,) = report["bundles"]
     assert (code, report["ran"], entry["passed"], entry["reason"]) == (0, True, True, None)
     assert report["gpu"]["name"] == "Orin"

@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from edgecls.runtime import load
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -17,6 +22,18 @@ def test_nothing_is_kept_or_sent_about_the_user(bundle_path, tmp_path):
     code = "import sys; from edgecls.runtime import load; load(sys.argv[1]).close()"
     subprocess.run([sys.executable, "-c", code, str(bundle_path)], env=environment, check=True)
     assert list(home.rglob("*")) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_computes_on_as_many_threads_as_were_asked_for(bundle_path, threads):
+    with load(bundle_path, threads=threads) as session:
+        assert session.engine._session.get_session_options().intra_op_num_threads == threads
+
+
+def test_telemetry_is_the_users_own_decision(monkeypatch):
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    import_onnxruntime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
 
 
 def test_the_package_is_imported_in_one_place():

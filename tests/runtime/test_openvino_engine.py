@@ -29,5 +29,7 @@ def test_as_many_calls_at_a_time_as_cpus_hold(threads):
     batch = engine.infer(images[:3, 0])
     np.testing.assert_allclose(batch, images[:3, 0].mean((1, 2)), rtol=1e-6)
     for compiled in engine._compiled.values():
-        assert compiled.get_property("NUM_STREAMS") == max(1, cpu_count() // threads)
+        streams = max(1, cpu_count() // threads)
+        assert compiled.get_property("NUM_STREAMS") == streams
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == min(threads * streams, cpu_count())
     engine.close()

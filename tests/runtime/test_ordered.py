@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from edgecls.runtime import ordered
 from edgecls.runtime.ordered import in_order
 
 
@@ -27,7 +28,8 @@ def streams() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left():
+def no_thread_is_left(monkeypatch):
+    monkeypatch.setattr(ordered, "_PATIENCE_S", 60.0)  # on a busy machine threads end late
     yield
     gc.collect()
     assert streams() == []
@@ -118,7 +120,8 @@ def test_nothing_begins_before_the_first_answer_is_asked_for():
     stream.close()
 
 
-def test_closing_does_not_wait_for_a_source_that_waits():
+def test_closing_does_not_wait_for_a_source_that_waits(monkeypatch):
+    monkeypatch.setattr(ordered, "_PATIENCE_S", 1.0)
     frames: queue.Queue[int] = queue.Queue()
     frames.put(1)
     stream = in_order(str, iter(frames.get, None), workers=1, ahead=2)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
+import pixel_digests
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -13,6 +20,7 @@ from edgecls.runtime.resize import resized_crop
 
 SIDES = st.one_of(st.integers(1, 4), st.integers(1, 60), st.integers(1, 500))
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+OLDEST = "pillow==10.0.0"
 PILLOW_13 = int(__version__.split(".")[0]) >= 13
 
 
@@ -40,6 +48,30 @@ def crop_of_whole(image: Image.Image, size: tuple[int, int], crop: int, interpol
     whole = np.pad(whole, ((above // 2, (above + 1) // 2), (left // 2, (left + 1) // 2), (0, 0)))
     top, left = (round((side - crop) / 2.0) for side in whole.shape[:2])
     return whole[top : top + crop, left : left + crop]
+
+
+def test_pixels_are_those_that_bundles_were_made_with():
+    """On every machine and every Pillow: a change breaks the golden samples of all bundles that there are."""
+    digest = hashlib.sha256(b"".join(pixel_digests.pixels(number) for number in range(160) if number % 4))
+    assert digest.hexdigest() == "87545c504573afea5dfb6a847cad903be6dbb9f504215f5ec5c1650c6380e2ce"
+
+
+@pytest.mark.slow
+def test_the_oldest_pillow_gives_the_same_pixels(tmp_path):
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), OLDEST]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"OLD PILLOW WAS NOT TRIED: {OLDEST} cannot be installed ({done.stderr.strip()[-300:]})")
+    told = "import PIL, sys; print(PIL.__version__, file=sys.stderr)"
+    script = f"{told}; sys.argv = ['pixel_digests.py', '400']; exec(open({pixel_digests.__file__!r}).read())"
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, **path}, capture_output=True, text=True, check=True
+        )
+        for path in ({"PYTHONPATH": str(tmp_path)}, {})
+    ]
+    assert found[0].stderr.split() != found[1].stderr.split() == [__version__]
+    assert json.loads(found[0].stdout)["sha256"] == json.loads(found[1].stdout)["sha256"]
 
 
 @pytest.mark.parametrize("whole_axis_limit", [0, 8, 1 << 40], ids=["own arithmetic", "as shipped", "Pillow only"])

@@ -20,6 +20,7 @@ on where the first was stopped, and FOLDER/rows.json every model's rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -45,6 +46,7 @@ from edgecls.export.job import export_bundle
 from edgecls.export.pack import answering_engine
 from edgecls.export.targets import target_module
 from edgecls.export.trace import Trace, trace
+from edgecls.export.versions import installed_versions
 from edgecls.models import Classifier
 from edgecls.options import model_options
 from edgecls.parameter_types import INPUT_FOLDER
@@ -123,7 +125,9 @@ def opened(shop: Workshop, target: str, asked: Sequence[str]) -> tuple[dict[str,
     runs: dict[str, Infer] = {}
     failed: dict[str, str] = {}
     for precision, name in {"fp32": "fp32", "int8": "edgecls"}.items():
-        runs[name] = load(shop.ours(target, precision), threads=1).logits
+        session = load(shop.ours(target, precision), threads=1)
+        padding = session.bundle.manifest.padding
+        runs[name] = lambda crop, s=session, p=padding: s.engine.infer(s.pad(crop, p))  # the bare engine, as the peers
     if target == "onnxruntime":
         runs[SYMMETRIC] = shop.symmetric()
     manifest = Bundle(shop.ours(target, "fp32")).manifest
@@ -288,7 +292,10 @@ def main(
         classifier = open_model()
         name = name or classifier.name
         drawn, measured = drawn_and_measured(classifier, data, calibration, size, limit)
-        shop = Workshop(classifier, drawn, work / name)
+        # What was kept is taken back only where nothing that it was made of has changed.
+        made_of = (classifier.checkpoint_sha256, classifier.preprocess, drawn.digest, installed_versions())
+        key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
+        shop = Workshop(classifier, drawn, work / f"{name}-{key}")
         found = all_rows(shop, measured, targets, asked, seconds)
     rows = json.loads(kept.read_text()) if kept.exists() else {}
     rows[name] = found
