@@ -13,7 +13,7 @@ from edgecls.calibration.graph import INPUT, Graph
 from edgecls.calibration.histogram import Histogram
 from edgecls.calibration.plan import activations
 from edgecls.runtime.cpu import cpu_count
-from edgecls.runtime.engines.onnxruntime import import_onnxruntime
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime, session_options
 from edgecls.runtime.errors import EngineError, InputError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.preprocess import Preprocess
@@ -75,9 +75,7 @@ def collect_histograms(
     model = graph.ir_model()
     names = [value.name for value in activations(model) if value.name]
     model.graph.outputs[:] = activations(model)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or cpu_count()
-    options.log_severity_level = 4  # What fails is raised.
+    options = session_options(threads or cpu_count())
     try:
         session = ort.InferenceSession(_bytes_of(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:

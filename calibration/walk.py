@@ -13,8 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgecls.calibration.graph import constant
-from edgecls.runtime.cpu import cpu_count, saturates
-from edgecls.runtime.engines.onnxruntime import import_onnxruntime
+from edgecls.runtime.cpu import cpu_count
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime, session_options
 
 SCALE, ZERO_POINT = "quantized:scale", "quantized:zero_point"
 """Inputs of a model of one node that choose the grid of its quantized input; no tensor of a graph is called so."""
@@ -98,11 +98,7 @@ def model_of(node: ir.Node, model: ir.Model, quantized: ir.Value | None = None) 
 def session_of(model: onnx.ModelProto) -> Any:
     """An ONNX Runtime session of a small model."""
     ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # What fails is raised.
-    options.intra_op_num_threads = cpu_count()
-    if saturates(None):
-        options.add_session_config_entry("session.disable_quant_qdq", "1")  # in floats, which is slow and right
+    options = session_options(cpu_count())
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

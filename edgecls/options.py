@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from edgecls.console import Console
 from edgecls.parameter_types import INPUT_FILE, OneOf, one_of, output_file, rgb
@@ -43,6 +44,11 @@ class Invocation:
         self.arguments = arguments
         self.json = "--json" in arguments
         self.config: Path | None = None
+
+
+def on_command_line(name: str) -> bool:
+    """Whether a parameter was given there, not by a project's configuration, which serves other calls too."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def with_options(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:

@@ -30,8 +30,8 @@ from edgecls.export.passes.split_constants import split_constants
 from edgecls.export.passes.take_bytes import take_bytes
 from edgecls.models.classifier import Classifier
 from edgecls.models.normalize import normalized
-from edgecls.runtime.cpu import cpu_count, saturates
-from edgecls.runtime.engines.onnxruntime import import_onnxruntime
+from edgecls.runtime.cpu import cpu_count
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime, session_options
 from edgecls.runtime.errors import EngineError, InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -125,13 +125,8 @@ def run_onnx(model: bytes | Path, images: NDArray[np.generic], *, singly: bool =
     """
     ort = import_onnxruntime()
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # What fails is raised.
-    options.intra_op_num_threads = cpu_count()
-    if saturates(None):
-        options.add_session_config_entry("session.disable_quant_qdq", "1")  # in floats, which is slow and right
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, session_options(cpu_count()), providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0]
         if not singly:
             return np.asarray(session.run(None, {given.name: images})[0])

@@ -210,13 +210,10 @@ def _network_from_module(module: nn.Module) -> Network:
 
 
 def _network_from_onnx(path: Path, threads: int) -> tuple[Network, int]:
-    from edgecls.runtime.engines.onnxruntime import import_onnxruntime
+    from edgecls.runtime.engines.onnxruntime import import_onnxruntime, session_options
 
     ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # What fails is raised.
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     # One at a time where the file does not say: that it may be given more is often a promise that it does not keep.
     size = given.shape[0] if isinstance(given.shape[0], int) else 1

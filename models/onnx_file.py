@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecls.runtime.engines.onnxruntime import import_onnxruntime
+from edgecls.runtime.engines.onnxruntime import import_onnxruntime, session_options
 from edgecls.runtime.errors import InputError
 
 _REMEDY = "Export it again as one float32 input [batch, 3, height, width] and one output [batch, classes]."
@@ -141,11 +141,8 @@ def _check_input(path: Path, value: Any, crop_px: int) -> int:
 
 def _run(path: Path, name: str, batch: int, crop_px: int) -> np.ndarray[Any, Any]:
     onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, session_options(1), providers=["CPUExecutionProvider"])
         answers = session.run(None, {name: np.zeros((batch, 3, crop_px, crop_px), np.float32)})
     except Exception as error:  # ONNX Runtime has a class for each status, all of them bare Exceptions
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -67,7 +67,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Whether rare classes weigh as much as frequent ones; the best epoch is then chosen by balanced accuracy."""
     bf16: bool = False
     """Whether a CPU multiplies bfloat16 numbers (Kalamkar et al. 2019) and keeps weights, sums and validation in fp32;
-    it pays for wide convolutions and not for depthwise ones. GPUs always compute in half precision."""
+    try whether it pays, for not every operation has a fast kernel. GPUs always compute in half precision."""
     val_fraction: float = 0.1
     """Share of every class that validates, where the data are one folder."""
     seed: int = 0

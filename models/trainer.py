@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +21,7 @@ from edgecls.models import torchvision_operators  # noqa: F401 (must come before
 
 # isort: split
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.state import AcceleratorState
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
@@ -37,15 +33,15 @@ from edgecls.models.checkpoint import StateDict
 from edgecls.models.normalize import normalized_on_device
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
+from edgecls.models.training_precision import precision
 from edgecls.models.training_record import Epoch
+from edgecls.models.training_workers import begin_worker, workers_context
 from edgecls.runtime.atomic_file import atomic_file
-from edgecls.runtime.cpu import cpu_flags
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
 from edgecls.runtime.progress import Advance, Progress
 
 _SAVE_EVERY_S = 120.0
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -95,7 +91,7 @@ class Trainer:
         progress: Progress,
     ) -> None:
         AcceleratorState._reset_state()  # it is global: the process's last training may have had another arithmetic
-        self._accelerator = Accelerator(mixed_precision=_precision(recipe))
+        self._accelerator = Accelerator(mixed_precision=precision(recipe))
         self._network = network.to(self._accelerator.device)
         for tensor in (*network.parameters(), *network.buffers()):
             if tensor.ndim == 4:  # `Module.to` would also take the five dimensions of a Conv3d, and fail
@@ -235,15 +231,7 @@ class Trainer:
             layer.requires_grad_(True)
         per_epoch, steps = self._steps_per_epoch, epochs * self._steps_per_epoch
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=recipe.learning_rate, fused=True)
-        warmup = min(steps // 2, round(recipe.warmup_epochs * per_epoch))
-        schedule = CosineLRScheduler(
-            optimizer,
-            t_initial=steps - warmup,
-            warmup_t=warmup,
-            warmup_lr_init=recipe.learning_rate / 100,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+        schedule = self._schedule(optimizer, steps)
         average = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True)
         own_forward = vars(network).get("forward")
         model, prepared = self._accelerator.prepare(network, optimizer)
@@ -296,6 +284,19 @@ class Trainer:
             vars(network).pop(name, None)
         if own_forward is not None:
             network.forward = own_forward
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> CosineLRScheduler:
+        """Up to the learning rate in a line, and from there down to zero along a cosine."""
+        recipe = self._recipe
+        warmup = min(steps // 2, round(recipe.warmup_epochs * self._steps_per_epoch))
+        return CosineLRScheduler(
+            optimizer,
+            t_initial=steps - warmup,
+            warmup_t=warmup,
+            warmup_lr_init=recipe.learning_rate / 100,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
 
     def _step(
         self, phase: str, model: nn.Module, optimizer: Any, pixels: torch.Tensor, labels: torch.Tensor
@@ -355,9 +356,8 @@ class Trainer:
     def _validate(self, network: nn.Module) -> tuple[float, float, float]:
         accelerator, classes = self._accelerator, len(self._data.labels)
         network.eval()
-        if (
-            accelerator.num_processes > 1
-        ):  # each has the batch statistics of its own share, and the first one's are kept
+        # Each process has the batch statistics of its own share, and the first one's are kept.
+        if accelerator.num_processes > 1:
             for buffer in network.buffers():
                 torch.distributed.broadcast(buffer, 0)
         top1 = MulticlassAccuracy(classes, average="micro").to(accelerator.device)
@@ -397,8 +397,8 @@ class Trainer:
             pictures,
             batch_sampler=draws,
             num_workers=self._workers,
-            worker_init_fn=_begin_worker,
-            multiprocessing_context=_workers_context(self._workers),
+            worker_init_fn=begin_worker,
+            multiprocessing_context=workers_context(self._workers),
             pin_memory=self._accelerator.device.type == "cuda",
         )
         try:
@@ -493,50 +493,3 @@ class Trainer:
 
 def _is_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY_WORDS)
-
-
-def _precision(recipe: Recipe) -> str:
-    """Half precision where it is not emulated, which takes several times as long as fp32.
-
-    Raises:
-        InputError: The recipe wants a CPU's bfloat16, and this CPU has none.
-    """
-    # Not whether there is a GPU, which `accelerate launch --cpu` leaves alone; the accelerator takes this state over.
-    if PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if recipe.bf16 and not cpu_flags() & _BF16_FLAGS:
-        raise InputError("this CPU has no instructions for bfloat16 (AVX512-BF16, AMX, ARM's BF16): leave out --bf16.")
-    return "bf16" if recipe.bf16 else "no"
-
-
-def _begin_worker(worker: int) -> None:
-    """A process that decodes gives way to the arithmetic, and ends with the training, however that ends.
-
-    Threads of one operation wait for each other, so that on a CPU without cores to spare every picture decoded beside
-    them stops them all; between the steps, when nothing computes, there is time enough.
-    """
-    if hasattr(os, "nice"):  # Windows has none
-        os.nice(19)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Torch watches the wrong process: the server that made this one, which waits for it in turn."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _workers_context(workers: int) -> multiprocessing.context.BaseContext | None:
-    """How worker processes begin: from a server that has imported what they need and runs no threads.
-
-    A fork of this process would copy the locks of engines' and BLAS' threads without the threads that hold them.
-    """
-    if not workers:
-        return None
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["edgecls.models.augment"])
-    return context

@@ -14,6 +14,7 @@ from edgecls.console import Console, quoted, size_text
 from edgecls.options import (
     isa_option,
     model_options,
+    on_command_line,
     output_option,
     output_options,
     quantization_options,
@@ -32,13 +33,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 _QUANTIZATION = ("quantizer", "ranges", "weights", "without")
 """Options that are fields of `Quantization`."""
-_INT8_FLAGS = {
-    **{name: f"--{name}" for name in ("plan", "sensitivity", *_QUANTIZATION)},
-    "calibration_size": "--calibration-size",
-    "max_drop": "--max-drop",
-    "evaluation": "--eval",
-}
-"""Parameter to flag."""
+_INT8 = {"plan", "sensitivity", "calibration_size", "max_drop", "evaluation", *_QUANTIZATION}
+"""Options that mean nothing to a float export."""
 
 
 def _targets() -> tuple[str, ...]:
@@ -236,12 +232,16 @@ def _settle_quantization(
         raise click.UsageError(
             "--quantizer nncf makes a plan of its own: leave out --plan, or use --quantizer edgecls."
         )
-    given = [name for name in _INT8_FLAGS if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = {
+        str(parameter.name): parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in _INT8 and on_command_line(parameter.name)
+    }
     if given and precision != "int8":
-        raise click.UsageError(f"{_INT8_FLAGS[given[0]]} is for --int8, and this export is {precision}.")
-    solving = [name for name in given if name in {"ranges", "weights", "without"}]
+        raise click.UsageError(f"{next(iter(given.values()))} is for --int8, and this export is {precision}.")
+    solving = [given[name] for name in ("ranges", "weights", "without") if name in given]
     if plan is not None and solving:
-        raise click.UsageError(f"--{solving[-1]} says how a plan is made, and --plan {plan} is made: leave out one.")
+        raise click.UsageError(f"{solving[-1]} says how a plan is made, and --plan {plan} is made: leave out one.")
     if precision != "int8":  # a project's configuration serves its float exports too
         options.update(plan=None, quantizer="edgecls", sensitivity=False)
     options["without"] = frozenset(options["without"])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from edgecls.console import Console, quoted, size_text
 from edgecls.options import (
+    on_command_line,
     output_option,
     output_options,
     preprocess_options,
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _HOG_SVM = {"data", "arch", "kernel", "limit", "seed", "output", "json", "quiet"}
 """Options that it takes."""
-_LAUNCHED = (("RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
-"""What `accelerate launch` and `torchrun` tell each process that they start: its number, and how many run here."""
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _SHARE = click.FloatRange(min=0, max=1, max_open=True)
@@ -116,11 +114,12 @@ def command(
     if arch == "hog-svm":
         _refuse_options_of_networks()
         return _train_hog_svm(console, data, kernel or "rbf", limit, seed, output or Path("model.onnx"))
-    if _on_command_line("kernel"):
+    if on_command_line("kernel"):
         raise click.UsageError(f"--kernel {kernel} is for --arch hog-svm, and this is {arch}: leave it out.")
     recipe = _recipe(fields, from_scratch=from_scratch, freeze=freeze, seed=seed)
     output = output or Path("model.safetensors")
-    rank, ranks_here = (int(os.environ.get(name, default)) for name, default in _LAUNCHED)
+    # What `accelerate launch` and `torchrun` tell each process that they start.
+    rank, ranks_here = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     with console.work() as progress, needs_extra("train", "Training"):
         progress = SilentProgress() if rank else progress
         from edgecls.models.train import input_of, refuse_output, refuse_start, train
@@ -170,15 +169,10 @@ def _recipe(fields: dict[str, Any], *, from_scratch: bool, freeze: bool, seed: i
 
     given = {name: value for name, value in fields.items() if value is not None}
     if freeze:
-        if given.get("epochs") and _on_command_line("epochs"):
+        if given.get("epochs") and on_command_line("epochs"):
             raise click.UsageError("--freeze trains the head only: say how long with --head-epochs, not --epochs.")
         given = {"head_epochs": 10, **given, "epochs": 0}
     return (Recipe.from_scratch if from_scratch else Recipe)(**given, seed=seed)
-
-
-def _on_command_line(name: str) -> bool:
-    """Whether an option stands there: a project's configuration may hold those of its other trainings."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _refuse_options_of_networks() -> None:
@@ -186,7 +180,7 @@ def _refuse_options_of_networks() -> None:
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name not in _HOG_SVM and _on_command_line(str(parameter.name))
+        if parameter.name not in _HOG_SVM and on_command_line(str(parameter.name))
     ]
     if given:
         raise click.UsageError(

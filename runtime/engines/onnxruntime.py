@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecls.runtime.bundle import Manifest
-from edgecls.runtime.cpu import saturates
+from edgecls.runtime.cpu import Isa, saturates
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import BundleError, EngineError, MissingExtraError
 
@@ -50,6 +50,22 @@ def import_onnxruntime() -> Any:
     return importlib.import_module(PACKAGE)
 
 
+def session_options(threads: int, made_for: Isa | None = None) -> Any:
+    """Options of a session: silent, for what fails is raised, and with right sums where the graph has integers.
+
+    Args:
+        threads: Of one inference.
+        made_for: Instruction set that the integers are made for. Where this CPU would saturate, they are computed in
+            floats, which is slow and right: an export answers for the CPU that the graph is for.
+    """
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if saturates(made_for):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
 def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> OnnxRuntimeEngine:
     """Loads `model.onnx` from memory.
 
@@ -63,13 +79,8 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
         raise MissingExtraError("onnxruntime", f"the bundle {manifest.name}", str(error)) from error
     if len(artifact) != 1:
         raise _foreign(manifest, f"has {len(artifact)} members, not model.onnx alone")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = session_options(threads, manifest.passport.isa)
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # What fails is raised; warnings about our own graph are no news to the user.
-    if manifest.precision == "int8" and saturates(manifest.passport.isa):
-        # In floats, which is slow and right: an export answers for the CPU that the graph is made for.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = onnxruntime.InferenceSession(
             artifact[0], options, providers=[_PROVIDER], disabled_optimizers=DISABLED_OPTIMIZERS
