@@ -18,7 +18,7 @@ from edgecls.export.pack import Quantized, assemble
 from edgecls.export.quantize import quantize
 from edgecls.export.recover import Budget, Recovery, recover, refuse_shared
 from edgecls.export.sensitivity import with_sensitivity
-from edgecls.export.targets import ANY_GPU, Gpu, is_narrow, target_module
+from edgecls.export.targets import ANY_GPU, Artifact, Gpu, is_narrow, target_module
 from edgecls.export.trace import Trace, trace
 from edgecls.export.trials import Trials
 from edgecls.models.classifier import Classifier
@@ -132,13 +132,8 @@ def export_bundle(
     with progress.stage("Answering golden samples"):
         manifest, files = assemble(classifier, traced.graph, target, precision, artifact, quantized)
     notes = (*classifier.notes, *artifact.notes, *export.notes)
-    if quantized is not None and drawn is not None:
-        with progress.stage("Comparing with the float graph"), closing(export.trials(drawn.take(_SHOWN))) as trials:
-            notes = (*notes, *trials.look(artifact, manifest).notes())
-    elif quantized is not None:
-        notes = (*notes, "not compared with the float graph: give --calibration DIR beside --plan, and it is")
-    if quantized is not None and not artifact.passport.nodes_int8:
-        notes = (*notes, f"nothing of it computes on integers on {target}: ship fp32")
+    if quantized is not None:
+        notes = (*notes, *export.compared(artifact, manifest))
     recovery = export.recovery
     if recovery is not None and recovery.certificate.verdict != "pass":
         output = output.with_name(f"{output.stem}.over-budget{output.suffix}")
@@ -208,6 +203,17 @@ class _Export:
             if sensitivity and plan.sensitivity is None:
                 plan = with_sensitivity(self.graph, plan, trials, self.target, self.progress)
         return plan
+
+    def compared(self, artifact: Artifact, manifest: Manifest) -> tuple[str, ...]:
+        """How a finished INT8 graph stands beside the float one."""
+        slow = () if artifact.passport.nodes_int8 else (f"nothing computes on integers on {self.target}: ship fp32",)
+        if self.drawn is None:
+            return ("not compared with the float graph: give --calibration DIR beside --plan, and it is", *slow)
+        with (
+            self.progress.stage("Comparing with the float graph"),
+            closing(self.trials(self.drawn.take(_SHOWN))) as trials,
+        ):
+            return (*trials.look(artifact, manifest).notes(), *slow)
 
     def trials(self, pictures: ImageSet, memory: Path | None = None) -> Trials:
         """On this export's target."""

@@ -1,113 +1,24 @@
 from __future__ import annotations
 
-import functools
 import hashlib
-import io
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import boards
 import msgspec
 import numpy as np
 import pytest
-from fake_variants import FAKE_WORKER
+from fake_bundles import LABELS, FakeBundle, FakeSession, brightest, put
 from numpy.typing import NDArray
 
 from edgecls.bench import measure as measure_module
 from edgecls.bench import subject as subject_module
-from edgecls.bench.conditions import Watcher
-from edgecls.bench.energy import find_meter, measure_energy
-from edgecls.bench.gate import judge
-from edgecls.bench.gate_result import Limits, Margin
-from edgecls.bench.latency import time_variants
 from edgecls.bench.measure import measure
-from edgecls.bench.report import Profile, read_report
-from edgecls.bench.throughput import measure_throughput
+from edgecls.bench.report import read_report
 from edgecls.report_table import report_table
-from edgecls.runtime.bundle import CalibrationRecord, Manifest, Member, Passport, Provenance
-from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
-
-LABELS = Labels(("ant", "bee", "cat"))
-
-
-def brightest(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return crop.reshape(-1, 3).mean(axis=0).astype(np.float32) / 10
-
-
-@dataclass
-class FakeBundle:
-    path: str
-    sha256: str = ""
-    size_bytes: int = 3
-    logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = brightest
-    labels: Labels = LABELS
-    calibrated_with: tuple[str, ...] | None = None
-    provider_used: str = "CPU"
-    crop_px: int = 16
-
-    def __post_init__(self) -> None:
-        self.sha256 = self.sha256 or f"digest of {self.path}"
-        calibration = None
-        if self.calibrated_with is not None:
-            calibration = CalibrationRecord(sha256="c", seed=1, images=self.calibrated_with)
-        self.manifest = Manifest(
-            name=Path(self.path).stem,
-            target="onnxruntime",
-            precision="fp32",
-            preprocess=Preprocess(
-                resize_px=self.crop_px, crop_px=self.crop_px, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-            ),
-            labels=self.labels,
-            padding=None,
-            artifact=("model.onnx",),
-            passport=Passport(engine_version="1", isa=None, activations=None, nodes=4, nodes_int8=1),
-            provenance=Provenance(
-                model="m",
-                checkpoint_sha256=None,
-                graph_sha256="0" * 64,
-                plan_sha256=None,
-                quantizer=None,
-                calibration=calibration,
-                preprocess_source={},
-                versions={},
-            ),
-            golden=(),
-            golden_tolerance=0.0,
-            members={"model.onnx": Member("0" * 64, 1)},
-        )
-
-
-@dataclass
-class FakeSession:
-    bundle: FakeBundle
-    threads: int
-    closed: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.preprocess = self.bundle.manifest.preprocess
-        self.engine_info = EngineInfo(
-            name="fake",
-            version="1",
-            provider_requested="CPU",
-            provider_used=self.bundle.provider_used,
-            threads=self.threads,
-        )
-
-    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert crops.shape == (self.bundle.crop_px, self.bundle.crop_px, 3)
-        return self.bundle.logits(crops)[None]
-
-    def __enter__(self) -> FakeSession:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None: ...
 
 
 @pytest.fixture
@@ -118,11 +29,6 @@ def bundles(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBundle]:
     monkeypatch.setattr(measure_module, "load", lambda bundle, threads: FakeSession(bundle, threads))
 
     return known
-
-
-def put(known: dict[str, FakeBundle], path: str, **options: Any) -> str:
-    known[path] = FakeBundle(path, **options)
-    return path
 
 
 def wrong_on_dark_ants(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -416,121 +322,6 @@ def test_pixels_are_made_once_for_all_bundles_that_see_the_same(
     )
     measure(names, picture_folder, latency=False, output=tmp_path / "r.json")
     assert sorted(sizes) == [12] * 30 + [16] * 30
-
-
-def timed_by_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No real engine, and no meter that this machine may have."""
-    for function in (time_variants, measure_throughput, measure_energy):
-        monkeypatch.setattr(measure_module, function.__name__, functools.partial(function, command=FAKE_WORKER))
-    monkeypatch.setattr(measure_module, "find_meter", lambda: "no meter here")
-
-
-def put_file(known: dict[str, FakeBundle], folder: Path, name: str, *words: str) -> str:
-    path = folder / f"{name}.edgecls"
-    path.write_text(" ".join([name, *words]))
-    return put(known, str(path), sha256=name)
-
-
-SHORT = Profile(name="smoke", launches=2, timed_s=0.1, slice_s=0.05, warm_up_s=0.01, settle_s=0.1, stages_s=0.01)
-
-
-def test_latency_is_reported_with_its_samples(
-    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed_by_fakes(monkeypatch)
-    names = [put_file(bundles, tmp_path, name) for name in ("fp32", "int8")]
-    output = tmp_path / "r.json"
-    report = measure(names, picture_folder, reference=names[0], profile=SHORT, accuracy=False, threads=1, output=output)
-    assert read_report(output) == report
-    assert report.valid
-    assert (report.tool.profile, report.tool.threads) == (SHORT, 1)
-    reference, candidate = report.runs
-    assert reference.accuracy is None
-    assert reference.latency is not None
-    assert reference.latency.ratio == 1.0
-    assert candidate.latency is not None
-    assert candidate.latency.ratio is not None
-    assert candidate.latency.batch == candidate.latency.threads == 1
-    assert candidate.latency.cpus is None or len(candidate.latency.cpus) == 1
-    assert candidate.coldstart is not None
-    assert candidate.coldstart.load_ms > 0
-    assert judge(report, Limits(max_latency_ratio=1000)).verdict in {"pass", "inconclusive"}
-    samples = (tmp_path / candidate.latency.samples).read_bytes()
-    assert report.samples_sha256 == hashlib.sha256(samples).hexdigest()
-    assert report.predictions_sha256 is None
-    with np.load(io.BytesIO(samples), allow_pickle=False) as saved:
-        assert len(saved["run1_launch0_ns"]) == candidate.latency.launches[0].n
-
-
-def test_throughput_and_energy_are_measured_apart(
-    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed_by_fakes(monkeypatch)
-    root = boards.lay_out("jetson-orin-nano-super", tmp_path / "board")
-    monkeypatch.setattr(measure_module, "find_meter", lambda: find_meter(root))
-    quick = msgspec.structs.replace(SHORT, apart_s=0.05)
-    name, output = put_file(bundles, tmp_path, "net"), tmp_path / "r.json"
-    report = measure([name], picture_folder, profile=quick, accuracy=False, throughput=True, cores=[0], output=output)
-    assert read_report(output) == report
-    assert report.tool.threads == 1
-    run = report.runs[0]
-    assert run.latency is not None
-    assert run.latency.cpus == (0,)
-    assert run.energy is not None
-    assert run.energy.scope == "VDD_IN, the whole module"
-    assert run.throughput is not None
-    assert [(cell.threads, cell.batch) for cell in run.throughput.cells] == [(1, 1), (1, 8), (1, 32)]
-    table = report_table(report)
-    assert "mJ/inference" in table
-    assert "batch 32, 1 thr." in table
-
-
-def test_a_board_that_was_throttled_meanwhile_makes_the_report_invalid(
-    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed_by_fakes(monkeypatch)
-    root = boards.lay_out("raspberry-pi-5", tmp_path / "board")
-    monkeypatch.setattr(measure_module, "Watcher", lambda period_s: Watcher(root, 0.0))
-
-    def time_while_it_gets_hot(*arguments: Any, **options: Any) -> Any:
-        boards.set_tool(root, "vcgencmd get_throttled", "throttled=0x80008")
-        return time_variants(*arguments, **options, command=FAKE_WORKER)
-
-    monkeypatch.setattr(measure_module, "time_variants", time_while_it_gets_hot)
-    names = [put_file(bundles, tmp_path, "net")]
-    report = measure(names, picture_folder, profile=SHORT, accuracy=False, threads=1, output=tmp_path / "r.json")
-    assert not report.valid
-    assert "soft temperature limit" in report.reasons[0]
-    assert report.runs[0].energy_unavailable == "no meter here"
-    assert len(report.conditions.trace) >= 4
-    assert {moment.temperature_c for moment in report.conditions.trace} == {76.8}
-
-
-def test_no_reason_tells_in_which_folders_pictures_lie(
-    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed_by_fakes(monkeypatch)
-    for path in sorted(picture_folder.rglob("*.png"))[1:]:
-        path.write_bytes(path.name.encode())
-    names, output = [put_file(bundles, tmp_path, "net")], tmp_path / "r.json"
-    report = measure(names, picture_folder, profile=SHORT, accuracy=False, threads=1, output=output)
-    assert len(report.reasons) == 29
-    assert str(tmp_path) not in output.read_text()
-
-
-def test_a_process_that_dies_makes_its_run_invalid(
-    bundles: dict[str, FakeBundle], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed_by_fakes(monkeypatch)
-    names = [put_file(bundles, tmp_path, "good"), put_file(bundles, tmp_path, "bad", "dies")]
-    report = measure(names, picture_folder, profile=SHORT, limit=4, output=tmp_path / "r.json", threads=1)
-    good, bad = report.runs
-    assert (good.valid, bad.valid, report.valid) == (True, False, False)
-    assert "out of cheese" in bad.reasons[0]
-    assert bad.accuracy is not None
-    assert (bad.latency, bad.coldstart, bad.memory) == (None, None, None)
-    assert good.latency is not None
-    assert judge(report, Limits(max_drop=Margin(1.0))).exit_code == 4
 
 
 def test_the_limit_takes_pictures_from_every_class(
