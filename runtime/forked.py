@@ -37,7 +37,7 @@ class ForkedEngine:
         """
         raise EngineError(
             f"this session was opened before process {os.getpid()} was forked, and {self.info.name} does not survive "
-            "that: call edgecls.runtime.load() in the child (gunicorn without --preload; multiprocessing with 'spawn')"
+            "that: let each process load its own (gunicorn without --preload; multiprocessing with 'spawn')"
         )
 
     def close(self) -> None:

@@ -282,7 +282,7 @@ def load(
         MissingExtraError: Its engine (or, with a key, cryptography) is not installed; the message names the extra.
         UnsupportedError: Its INT8 graph would saturate on this CPU, or it needs another GPU or library; or its engine
             was not built yet and `build` is False.
-        EngineError: Its engine cannot be built here.
+        EngineError: Its engine cannot be built here, or is OpenVINO in the forked child of a process that has used it.
         InputError: There is no such file or key, or `threads` is not from 1 to `MAX_THREADS`.
     """
     if threads is not None:

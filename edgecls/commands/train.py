@@ -123,6 +123,7 @@ def command(
     with console.work() as progress, needs_extra("train", "Training"):
         progress = SilentProgress() if rank else progress
         from edgecls.models.train import input_of, refuse_output, refuse_start, train
+        from edgecls.models.training_memory import keep_freed_memory
 
         refuse_overwriting(preview or output, filter(None, (model_file(arch), checkpoint)))
         # First what costs nothing: the pictures may take an hour to read.
@@ -135,6 +136,7 @@ def command(
         pictures = TrainingData.open(data, val_fraction=recipe.val_fraction, limit=limit, progress=progress)
         for note in pictures.notes:
             progress.note(note)
+        keep_freed_memory()
         result = train(
             arch,
             pictures,

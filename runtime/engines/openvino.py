@@ -6,6 +6,7 @@ On CPUs with bf16 (and on ARM with f16) OpenVINO computes fp32 models in half pr
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ PACKAGE = "openvino"
 
 _DEVICE = "CPU"
 
+# Of the process that has begun OpenVINO's threads: one pool for all models, which a fork does not copy.
+_threads_of: int | None = None
+
 
 def version() -> str | None:
     """Version of the installed openvino, or None."""
@@ -41,8 +45,15 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
 
     Raises:
         MissingExtraError: openvino is not installed.
+        EngineError: This is the forked child of a process that has used OpenVINO: begin it with 'spawn'.
         BundleError: OpenVINO refuses the graph.
     """
+    global _threads_of
+    if _threads_of not in (None, os.getpid()):
+        raise EngineError(
+            f"process {os.getpid()} was forked from {_threads_of}, which has loaded with OpenVINO; to load here too "
+            "might never return: load nothing before the fork, or begin the process with 'spawn'"
+        )
     try:
         import openvino
     except ImportError as error:
@@ -53,7 +64,7 @@ def open_engine(artifact: Sequence[bytes], manifest: Manifest, threads: int) -> 
     # read_model guesses the format, and what it takes for ONNX may name any file of the disk as its weights.
     if not structure.startswith(b"<?xml"):
         raise _foreign(manifest, f"begins with {structure[:5]!r}, not as XML does")
-    core = openvino.Core()
+    core, _threads_of = openvino.Core(), os.getpid()
     try:
         model = core.read_model(structure, weights)
         found = [[port.element_type.get_type_name() for port in ports] for ports in (model.inputs, model.outputs)]

@@ -110,9 +110,13 @@ for how in ("asked", "closed", "dropped", "forgotten"):
 assert session.classify(array) == expected
 child = os.fork()
 if child == 0:
-    with load(bundle, threads=2) as own:
-        os._exit(6 if own.classify(array) == expected else 7)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6
+    try:
+        with load(bundle, threads=2) as own:
+            os._exit(6 if own.classify(array) == expected else 7)
+    except EngineError as error:
+        print(error, flush=True)
+        os._exit(8)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (8 if session.engine_info.name == "openvino" else 6)
 stream.close()
 session.close()
 """
@@ -166,9 +170,11 @@ def test_a_closed_session_holds_next_to_nothing(run, engine):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX forks")
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_forked_child_is_told_to_load_for_itself(run, engine):
+def test_a_forked_child_is_told_that_processes_load_for_themselves(run, engine):
     told = run(FORKED, engine).splitlines()
-    assert len(told) == 3
     for line in told[:2]:
-        assert f"{engine} does not survive that: call edgecls.runtime.load() in the child" in line
+        assert f"{engine} does not survive that: let each process load its own" in line
     assert "begin it after the fork" in told[2]
+    # Twice OpenVINO hung in such a child.
+    assert [line for line in told[3:] if "begin the process with 'spawn'" in line] == told[3:]
+    assert len(told[3:]) == (engine == "openvino")
