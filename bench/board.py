@@ -72,7 +72,8 @@ class Board:
         _remove(self.job)
         self.blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
         have = {path.name: path.stat().st_size for path in self.blobs.iterdir()}
-        missing = {digest: have.get(f"{digest}.part", 0) for digest in files if digest not in have}
+        # By its size too: a board whose power failed may have kept the name alone.
+        missing = {digest: have.get(f"{digest}.part", 0) for digest, size in files.items() if have.get(digest) != size}
         return {"state": state, "missing": missing, "free_bytes": shutil.disk_usage(self.root).free}
 
     def receive(self, files: list[tuple[str, int, int]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgecls.bench import board
 from edgecls.bench.board_wheel import board_wheel
+from edgecls.bench.measure import check_options
 from edgecls.bench.subject import common_labels, open_subjects, refuse_overlap
 from edgecls.runtime.engines import engine_module
 from edgecls.runtime.imageset import ImageSet
@@ -57,10 +58,18 @@ def board_job(
         progress: Told about bundles that are given twice.
 
     Raises:
-        InputError: The bundles and the pictures do not fit together, or a picture cannot be read: remove it, or make
-            it readable.
+        InputError: The options, the bundles and the pictures do not fit together, or a picture cannot be read: remove
+            it, or make it readable.
         BundleError: A bundle is damaged: get it again.
     """
+    check_options(
+        options.get("latency", True),
+        options.get("accuracy", True),
+        options.get("throughput", False),
+        limit,
+        options.get("threads"),
+        options.get("cores"),
+    )
     subjects, reference_run = open_subjects(bundles, reference, progress)
     images = ImageSet.from_folder(data, common_labels(subjects))
     if limit is not None:

@@ -27,9 +27,10 @@ _CPU_SENSORS = {"coretemp", "k10temp", "zenpower"}
 """Chips of Intel and AMD that measure the CPU itself; thermal zones of a PC may be the board's (`acpitz`)."""
 _CONSTANT_ZONE = "PMIC-Die"
 """A thermal zone of Jetsons before Orin that always tells 100 degrees."""
-_THROTTLING = re.compile(r".*-alert|(thermal-)?(cpufreq|devfreq|idle)-.*")
+_THROTTLING = re.compile(r".*-alert|(thermal-)?(cpufreq|devfreq|idle)-.*|Processor|intel_powerclamp")
 """Types of cooling devices that slow something down: alerts of a Jetson (`cpu-throttle-alert`, `hot-surface-alert`),
-and what Linux does on other boards, `cpufreq-cpu0` or in older kernels `thermal-cpufreq-0`. A fan is no throttle."""
+what Linux does on other boards, `cpufreq-cpu0` or in older kernels `thermal-cpufreq-0`, and on a PC ACPI and thermald.
+A fan is no throttle."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +48,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     throttle_events: int | None
     """Times since boot that clocks were slowed for heat or want of power."""
     power_mode: str | None = None
-    """Of a Jetson, as `nvpmodel` names it: `MAXN_SUPER`."""
+    """Of a Jetson, as `nvpmodel` names it: `MAXN_SUPER`; of a PC `low-power, on battery, no turbo`."""
     gpu_frequency_mhz: float | None = None
     """Of a Jetson."""
     throttle_flags: tuple[str, ...] | None = None
@@ -107,7 +108,7 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
         frequency_mhz=_frequency_mhz(root),
         temperature_c=max(temperatures) / 1000 if temperatures else _pi_number(root, "measure_temp"),
         throttle_events=int(sum(throttles)) if throttles else None,
-        power_mode=mode[1] if mode else None,
+        power_mode=mode[1] if mode else _pc_mode(root),
         gpu_frequency_mhz=gpu[0] / 1e6 if gpu else None,
         throttle_flags=flags,
         throttle_flags_since_boot=since_boot,
@@ -115,6 +116,19 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
         cpu_quota=quota.cpus,
         quota_waits=quota.waits,
     )
+
+
+def _pc_mode(root: Path) -> str | None:
+    """What firmware, battery and user let the CPUs of a PC draw."""
+    cpus, supplies = root / "sys/devices/system/cpu", (root / "sys/class/power_supply").glob("*")
+    mains = [read_text(supply / "online") for supply in supplies if read_text(supply / "type") == "Mains"]
+    slow = read_text(cpus / "intel_pstate/no_turbo") == "1" or read_text(cpus / "cpufreq/boost") == "0"
+    told = (
+        read_text(root / "sys/firmware/acpi/platform_profile"),
+        "on battery" if mains and "1" not in mains else None,
+        "no turbo" if slow else None,
+    )
+    return ", ".join(filter(None, told)) or None
 
 
 def _package_throttles(cpus: Path) -> list[float]:
@@ -154,7 +168,8 @@ def _throttle_flags(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...]
     for cooler in sorted((root / "sys/class/thermal").glob("cooling_device*")):
         name = read_text(cooler / "type") or ""
         if _THROTTLING.fullmatch(name):
-            alerts[name] = read_text(cooler / "cur_state") not in {None, "0"}
+            state = read_numbers([cooler / "cur_state"])
+            alerts[name] = alerts.get(name, False) or any(value > 0 for value in state)  # one for each CPU, or -1
     return (tuple(name for name, active in alerts.items() if active) if alerts else None), None
 
 
@@ -279,4 +294,5 @@ def _warnings(states: Sequence[Snapshot], cores_usable: int) -> tuple[str, ...]:
 
 
 def _increase(before: int | None, after: int | None) -> int:
-    return 0 if before is None or after is None else after - before
+    # Less where a CPU, or what counts, has gone: nobody knows what happened on it.
+    return 0 if before is None or after is None else max(0, after - before)

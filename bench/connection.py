@@ -27,6 +27,8 @@ _NOT_FOUND, _TOO_OLD = 127, 99
 _LONGEST_WAIT_S = 30.0
 _STABLE_S = 60.0
 """A connection that lived for so long makes up for those that failed before it."""
+_LONGEST_SOCKET = 80
+"""Characters: systems take about 104 in the address of a socket, and ssh adds 17 while it makes one."""
 
 _OPTIONS = {
     "ConnectTimeout": 20,
@@ -59,7 +61,8 @@ class Connection:
     def __init__(self, host: str, ssh_config: Path | None, folder: Path, patience_s: float, progress: Progress) -> None:
         self.host = host
         self._patience_s, self._progress = patience_s, progress
-        self._met = False
+        self._met: float | None = None
+        """When the board last answered."""
         if host.startswith("-") or not host.strip():
             raise InputError(f"{host!r} is no host: give it as ssh takes it, for example pi@raspberrypi.local")
         ssh = shutil.which("ssh")
@@ -67,14 +70,17 @@ class Connection:
             raise UnsupportedError("`--host` needs OpenSSH, and there is no `ssh` on the PATH: install openssh-client")
         self._ssh = [ssh, *([] if ssh_config is None else ["-F", str(ssh_config)])]
         options = {**_OPTIONS}
-        if os.name == "posix":
-            options |= {"ControlMaster": "auto", "ControlPath": str(folder / "ssh"), "ControlPersist": 60}
+        socket = str(folder / "ssh")
+        self._shares = os.name == "posix" and len(socket) <= _LONGEST_SOCKET
+        if self._shares:
+            quoted = '"' + socket.replace("%", "%%") + '"'
+            options |= {"ControlMaster": "auto", "ControlPath": quoted, "ControlPersist": 60}
         self._options = [f"-o{name}={value}" for name, value in options.items()]
         self._source = Path(board.__file__).read_bytes() + b"\nserve()\n"
 
     def close(self) -> None:
         """Ends the connection that calls share."""
-        if os.name == "posix":
+        if self._shares:
             command = [*self._ssh, *self._options, "-O", "exit", "--", self.host]
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
@@ -85,18 +91,20 @@ class Connection:
             InputError: There was no connection in the first place: check host, network and keys.
             GoneError: It did not come back: do the same again, which goes on.
         """
-        left_s, wait_s = self._patience_s, 1.0
+        lost: float | None = None  # when it was, if it has not come back since
+        wait_s = 1.0
         while True:
-            began = time.monotonic()
             try:
                 return step()
             except LostConnectionError as error:
-                if not self._met:
+                if self._met is None:
                     raise InputError(
                         f"cannot connect to {self.host}: {error}. Try `{shlex.join([*self._ssh, self.host])}`."
                     ) from error
-                if time.monotonic() - began > _STABLE_S:
-                    left_s, wait_s = self._patience_s, 1.0
+                now = time.monotonic()
+                if lost is None or (self._met > lost and now - self._met > _STABLE_S):
+                    lost, wait_s = now, 1.0
+                left_s = lost + self._patience_s - now
                 if left_s <= 0:
                     raise GoneError(
                         f"the connection to {self.host} is lost and did not come back within {self._patience_s:.0f} s "
@@ -105,7 +113,7 @@ class Connection:
                     ) from error
                 self._progress.note(f"{self.host}: the connection is lost ({error}); connecting again")
                 time.sleep(min(wait_s, left_s))
-                left_s, wait_s = left_s - wait_s, min(2 * wait_s, _LONGEST_WAIT_S)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def ask(self, verb: str, **request: Any) -> dict[str, Any]:
         """As `call`, patiently, for an answer that nothing follows."""
@@ -165,8 +173,8 @@ class Connection:
                         process.stdin.write(block)
                     process.stdin.flush()
                 while line := process.stdout.readline():
-                    if line == board.MARKER:
-                        self._met = True
+                    if line.endswith(board.MARKER):  # what was printed before may lack its line break
+                        self._met = time.monotonic()
                         yield process.stdout
                         break
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):

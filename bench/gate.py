@@ -70,11 +70,11 @@ def _candidates(report: Report, variant: str | None, paired: bool) -> list[int]:
             "the report has no reference to judge against: measure again with `--reference BUNDLE`, "
             "or compare with an earlier report (`--baseline REPORT`)"
         )
-    reference = None if report.reference is None else report.runs[report.reference.run].name
-    candidates = [index for index, run in enumerate(report.runs) if run.name != reference]
+    reference = None if report.reference is None else report.reference.run
+    candidates = [index for index in range(len(report.runs)) if index != reference]
     if variant is not None:
         names = ", ".join(report.runs[index].name for index in candidates) or "none"
-        if variant == reference:
+        if reference is not None and variant == report.runs[reference].name and variant not in names.split(", "):
             raise InputError(f"{variant!r} is the report's reference; the runs to judge are: {names}")
         candidates = [index for index in candidates if report.runs[index].name == variant]
         if not candidates:
@@ -170,7 +170,10 @@ def _judge_latency(opponent: Opponent, limit: float, alpha: float) -> Check:
     ratio, interval = opponent.ratio(1 - 2 * alpha)
     lower, upper = interval or (None, None)
     verdict: Verdict = "inconclusive"
-    message = f"latency ratio {ratio:.3f} from a single launch: measure more launches to judge it"
+    message = (
+        f"latency ratio {ratio:.3f} from a single launch, as the sustained profile has: judge a report of the quick or "
+        "the standard one"
+    )
     if lower is not None and upper is not None:
         verdict = "pass" if upper < limit else "fail" if lower > limit else "inconclusive"
         words = {"pass": "below", "fail": "above", "inconclusive": "neither shown to be below nor above"}[verdict]

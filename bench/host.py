@@ -140,11 +140,17 @@ def _measured(connection: Connection, job: BoardJob, output: Path, keep: bool, p
             _follow(connection, progress)
         result, files = connection.patiently(lambda: _collected(connection, job))
         report = _accepted(host, job, result, files, output)
+        beside = [files.get(place(output).name) for place in (predictions_path, samples_path)]
     except GoneError:
         raise
     except BaseException:
         with contextlib.suppress(EdgeclsError, LostConnectionError):
             _clean(connection, job, keep)
+        raise
+    try:
+        write_report_files(output, files[output.name], *beside)
+    except BaseException:
+        progress.note(f"{host}: the report is kept there; the same command fetches it")
         raise
     try:
         connection.patiently(lambda: _clean(connection, job, keep))
@@ -250,7 +256,7 @@ def _collected(connection: Connection, job: BoardJob) -> tuple[dict[str, Any] | 
 
 
 def _accepted(host: str, job: BoardJob, result: dict[str, Any] | None, files: dict[str, bytes], output: Path) -> Report:
-    """Writes the report, or raises what stands in its place."""
+    """The report, or raises what stands in its place."""
     if result is None:
         raise InputError(
             f"the measurement on {host} ended without a result: it was restarted or stopped, or its disk is full. "
@@ -261,8 +267,6 @@ def _accepted(host: str, job: BoardJob, result: dict[str, Any] | None, files: di
     report = msgspec.json.decode(files[output.name], type=Report)
     if report.dataset.sha256 != job.dataset_sha256:
         raise InputError(f"{host} measured other pictures than were sent: its disk is faulty. Try another one.")
-    predictions, samples = (files.get(place(output).name) for place in (predictions_path, samples_path))
-    write_report_files(output, files[output.name], predictions, samples)
     return report
 
 
@@ -270,6 +274,11 @@ def _failure(host: str, job: BoardJob, result: dict[str, Any]) -> EdgeclsError:
     """The error of a step that failed on the board."""
     exit_code, lines = result["exit_code"], result["said"].split("\n")
     told = next((line for line in reversed(lines) if line.startswith(("ERROR", "Error"))), " ".join(lines).strip())
+    if "No space left on device" in result["said"]:
+        return InputError(
+            f"the disk of {host} is full ({told}): make room in its cache folder, or set XDG_CACHE_HOME there to a "
+            "larger disk"
+        )
     if result["step"] == "venv":
         return UnsupportedError(
             f"{host} cannot make a virtual environment: {told}. "

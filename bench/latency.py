@@ -228,7 +228,7 @@ def summarise_latency(
     launches = tuple(_launch_latency(launch, other) for launch, other in zip(trace.launches, against, strict=True))
     pooled = np.concatenate([launch.samples_ms for launch in trace.launches])
     variation = float(pooled.std() / pooled.mean())
-    ratio, ratio_ci95 = _ratio([launch.ratio for launch in launches if launch.ratio is not None])
+    ratio, ratio_ci95 = _geometric_mean([launch.ratio for launch in launches if launch.ratio is not None])
     if trace is reference:
         ratio_ci95 = (1.0, 1.0)
     return Latency(
@@ -237,7 +237,7 @@ def summarise_latency(
         cpus=None if cpus is None else tuple(cpus),
         n=pooled.size,
         p50_ms=float(np.median(pooled)),
-        p50_ci95_ms=mean_interval([launch.p50_ms for launch in launches]),
+        p50_ci95_ms=_geometric_mean([launch.p50_ms for launch in launches])[1],
         p90_ms=early_stopping_percentile(pooled, 0.9),
         p95_ms=early_stopping_percentile(pooled, 0.95),
         p99_ms=early_stopping_percentile(pooled, 0.99),
@@ -295,14 +295,14 @@ def _launch_latency(launch: LaunchTrace, reference: LaunchTrace | None) -> Launc
     )
 
 
-def _ratio(ratios: Sequence[float]) -> tuple[float | None, Interval | None]:
-    """Geometric mean and its 95 % interval over launches."""
-    if not ratios:
+def _geometric_mean(values: Sequence[float]) -> tuple[float | None, Interval | None]:
+    """And its 95 % interval over launches: what is slowed down is slowed down by a factor, and is never negative."""
+    if not values:
         return None, None
-    logs = np.log(ratios)
+    logs = np.log(values)
     interval = mean_interval(logs)
-    ratio = math.exp(float(logs.mean()))
-    return ratio, None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    mean = math.exp(float(logs.mean()))
+    return mean, None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
 
 
 def _stages(launches: Sequence[NDArray[np.int64]]) -> Stages | None:

@@ -181,7 +181,7 @@ class WorkerProcess:
             return msgspec.json.decode(line, type=answer)
         except msgspec.DecodeError:
             self.close(kill=True)
-            told = _without_home(_error_of(line) or f"it answered {line.strip()!r}")
+            told = _without_folders(_error_of(line) or f"it answered {line.strip()!r}")
             raise EngineError(f"the process that times {self._name} failed at '{do}': {told}") from None
 
     def _read_lines(self) -> None:
@@ -194,7 +194,7 @@ class WorkerProcess:
     def _last_words(self) -> str:
         text = self._log.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_TRACEBACK)]
-        words = _without_home(" ".join(lines[-_STDERR_TAIL_LINES:]))
+        words = _without_folders(" ".join(lines[-_STDERR_TAIL_LINES:]))
         return f"; its last words: {words[-_STDERR_TAIL_CHARS:]}" if words else ""
 
     def close(self, *, kill: bool = False) -> None:
@@ -265,12 +265,12 @@ def load_variant(
     return process, loaded
 
 
-def _without_home(text: str) -> str:
-    """The text with `~` for the home folder, which names the user: messages come to stand in reports."""
+def _without_folders(text: str) -> str:
+    """The text with files' names alone, for folders name users and customers, and messages come to stand in reports."""
     home = os.path.expanduser("~")
     for folder in {home, os.path.realpath(home)} - {"/", "~"}:
         text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "~", text)
-    return text
+    return re.sub(r"(?<![\w.:/])~?/(?:[^\s/'\":]+/)+", "", text)
 
 
 def _error_of(line: str) -> str | None:

@@ -87,8 +87,6 @@ class Worker:
 
     def time_stages(self, seconds: float, pictures: list[str]) -> dict[str, Any]:
         """Times decode, preprocess, model and top-k of picture files, each picture at least once, nanoseconds."""
-        from edgecls.runtime.preprocess import read_picture
-
         contents = []
         for path in pictures:
             with open(path, "rb") as file:
@@ -98,9 +96,9 @@ class Worker:
         while not samples or _now() - start < seconds * 1e9:
             for content in contents:
                 began = _now()
-                image = read_picture(content)
+                image = session.preprocess.decoded(content)
                 decoded = _now()
-                crop = session.preprocess.pixels(image)
+                crop = session.preprocess.cropped(*image)
                 prepared = _now()
                 logits = session.logits(crop)
                 inferred = _now()

@@ -104,7 +104,10 @@ def measure(
         refuse_absent_cpus(cores)
     threads = len(cores or ()) or cpu_count() if threads is None else threads
     output, settings = Path(output), _profile(profile)
-    _check_options(latency, accuracy, throughput, limit, threads, cores, output)
+    check_options(latency, accuracy, throughput, limit, threads, cores)
+    if not output.resolve().parent.is_dir():
+        raise InputError(f"the folder of {output} does not exist: create it or choose another `-o`")
+    refuse_unwritable(output)
     refuse_overwriting(output, [*bundles, *([] if reference is None else [reference])])
     subjects, reference_run = open_subjects(bundles, reference, progress)
     labels = common_labels(subjects)
@@ -167,31 +170,32 @@ def _profile(profile: str | Profile) -> Profile:
     return PROFILES[profile]
 
 
-def _check_options(
+def check_options(
     latency: bool,
     accuracy: bool,
     throughput: bool,
     limit: int | None,
-    threads: int,
+    threads: int | None,
     cores: Sequence[int] | None,
-    output: Path,
 ) -> None:
+    """Refuses options of `measure` that contradict each other, whatever the machine that is to measure.
+
+    Raises:
+        InputError: They do; the message says which to leave out.
+    """
     if not latency and not accuracy:
         raise InputError("nothing to measure: leave out `--no-latency` or `--no-accuracy`")
     if throughput and not latency:
         raise InputError("throughput is measured after latency: leave out `--no-latency` or `--throughput`")
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} pictures leaves nothing to measure: give at least 1")
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise InputError(f"{threads} threads cannot run anything: give at least 1")
-    if cores is not None and len(cores) != threads:
+    if cores is not None and threads is not None and len(cores) != threads:
         raise InputError(
             f"{threads} threads do not fit CPU {', '.join(map(str, cores))}: give `--cores` one CPU for each thread, "
             "or leave out `--threads`"
         )
-    if not output.resolve().parent.is_dir():
-        raise InputError(f"the folder of {output} does not exist: create it or choose another `-o`")
-    refuse_unwritable(output)
 
 
 def _classify(sessions: Sequence[Session], images: ImageSet, reference_run: int | None, progress: Progress) -> Answers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from edgecls.runtime.errors import InputError
 
 _LARGEST = 1e15
 _SHORTEST_MS, _LONGEST_MS = 1e-6, 1e9
+_SMALLEST_RATIO, _LARGEST_RATIO = 1e-6, 1e6
 _MAX_MEMBER_BYTES = 2**28
 """Of one array beside a report: 33 million samples of latency."""
 _HASH_CHUNK_BYTES = 1 << 20
@@ -115,6 +117,10 @@ def read_harmless(path: Path) -> Report:
         raise InputError(f"{path} lacks the runs that it speaks of: get the report again")
     if report.valid and (broken := [run.name for run in report.runs if not run.valid]):
         raise InputError(f"{path} calls itself valid, and its run {broken[0]} is not: get the report again")
+    if report.valid and report.reasons:
+        raise InputError(
+            f"{path} calls itself valid, and says why it is not ({report.reasons[0]}): get the report again"
+        )
     return report
 
 
@@ -138,7 +144,7 @@ def _impossible(run: Run) -> Iterator[str]:
         if not all(_SHORTEST_MS < median < _LONGEST_MS for median in medians):
             yield "the latency"
         ratios = [latency.ratio, *(launch.ratio for launch in latency.launches)]
-        if not all(ratio is None or ratio > 0 for ratio in ratios):
+        if not all(ratio is None or _SMALLEST_RATIO < ratio < _LARGEST_RATIO for ratio in ratios):
             yield "the latency ratio"
         if latency.stages is not None and min(msgspec.structs.astuple(latency.stages)) < 0:
             yield "a stage"
@@ -154,6 +160,11 @@ def _impossible(run: Run) -> Iterator[str]:
             yield "a class"
 
 
+_DAMAGES = (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+# Of zipfile: a member is encrypted, or packed in a way that it does not know.
+_DAMAGES += (RuntimeError, NotImplementedError)
+
+
 @contextmanager
 def _beside(path: Path, sha256: str | None) -> Iterator[_Arrays]:
     """Opens the arrays beside a report that names their digest; what is wrong with them is one error."""
@@ -163,7 +174,7 @@ def _beside(path: Path, sha256: str | None) -> Iterator[_Arrays]:
                 raise ValueError(f"its sha256 is {found[:12]}..., the report names {sha256[:12]}...")
             with zipfile.ZipFile(file) as archive:
                 yield _Arrays(archive)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except _DAMAGES as error:
         raise InputError(
             f"{path} is damaged or does not belong to its report ({type(error).__name__}: {error}): "
             "get it again, or move it away to do without it"

@@ -61,19 +61,14 @@ def _class_rows(item: Measured, reference: int, run: int, group: int) -> list[Ro
     for entry in own.per_class or ():
         if entry.n and entry.index in before and before[entry.index].n == entry.n:
             drop = 100 * (before[entry.index].correct - entry.correct) / entry.n
-            ends = _class_interval(item, reference, run, entry.index)
+            ends = None
+            if entry.b is not None and entry.c is not None:
+                low, high = confidence_interval(entry.b, entry.c, entry.n)
+                ends = 100 * low, 100 * high
             text = f"{estimate(drop, ends, '+.1f')} pp of {entry.n}"
             text += "" if entry.drop_p_holm is None else f", p {entry.drop_p_holm:.2g}"
             rows.append(Row(entry.label, text, group, drop, *(ends or (None, None))))
     return sorted(rows, key=lambda row: -abs(row.middle or 0))[:_MAX_CLASSES]
-
-
-def _class_interval(item: Measured, reference: int, run: int, label: int) -> tuple[float, float] | None:
-    if item.answered is None or not (mask := item.answered.label == label).any():
-        return None
-    was, is_ = item.answered.right[reference, mask], item.answered.right[run, mask]
-    low, high = confidence_interval(int(np.sum(was & ~is_)), int(np.sum(is_ & ~was)), len(was))
-    return 100 * low, 100 * high
 
 
 def confusion(view: View) -> list[Content]:

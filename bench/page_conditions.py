@@ -14,7 +14,7 @@ from edgecls.bench.conditions import Moment, Snapshot
 from edgecls.bench.markup import Content, element, items
 from edgecls.bench.measured import Measured
 from edgecls.bench.page_parts import View, facts_table, figure, table_element
-from edgecls.bench.report import Run
+from edgecls.bench.report import Accuracy, Run
 
 
 def states(view: View) -> list[Content]:
@@ -78,7 +78,12 @@ _STATES: dict[str, Callable[[Snapshot], str]] = {
     "power mode": lambda state: state.power_mode or UNKNOWN,
     "load average": lambda state: number(state.load_average),
     "CPU quota": lambda state: number(state.cpu_quota),
+    "waits for the quota": lambda state: number(state.quota_waits, ".0f"),
     "slowed since boot": lambda state: number(state.throttle_events, ".0f"),
+    "slowed by": lambda state: (
+        UNKNOWN if state.throttle_flags is None else ", ".join(state.throttle_flags) or "nothing"
+    ),
+    "peaks of power since boot": lambda state: number(state.power_peaks, ".0f"),
 }
 
 
@@ -128,8 +133,25 @@ def _run_facts(run: Run) -> dict[str, str]:
         f"{engine.threads} threads" + (f", {engine.device}" if engine.device else ""),
         "preprocessing": f"{taken.mode} {taken.resize_px} px, crop {taken.crop_px} px, {taken.interpolation}, "
         f"sha256 {run.preprocess.sha256}",
+        "answers": _answers(run.accuracy),
         "reasons": "; ".join(run.reasons) or "valid",
     }
+
+
+def _answers(accuracy: Accuracy | None) -> str:
+    """The figures that no chart shows."""
+    if accuracy is None:
+        return UNKNOWN
+    figures = {
+        "macro F1": number(accuracy.macro_f1, ".4f"),
+        "balanced accuracy": number(accuracy.balanced_accuracy, ".4f"),
+        "macro AUC": number(accuracy.macro_auc, ".5f"),
+        "other best class than the reference": number(accuracy.top1_disagreement, ".2%"),
+        "right only here or only there": number(accuracy.flip_rate, ".2%"),
+        "McNemar's mid-p": number(accuracy.mcnemar_mid_p, ".3g"),
+        "mean KL": number(accuracy.kl_mean, ".2g"),
+    }
+    return _pairs({name: text for name, text in figures.items() if text != UNKNOWN}) or UNKNOWN
 
 
 def raw_reports(view: View) -> list[Content]:

@@ -210,7 +210,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     p50_ms: float
     p50_ci95_ms: Interval | None
-    """Student's t interval over launches."""
+    """Student's t interval over launches, of logarithms."""
     p90_ms: float | None
     """Percentiles are MLPerf LoadGen's early-stopping estimates: upper bounds at 99 % confidence, null below 64, 130,
     662 and 6636 samples."""

@@ -115,13 +115,14 @@ class Task:
         return self.folder / f"{self.point.stem}.edgecls"
 
     def result(self) -> PointResult | None:
-        """What the point gave, if it and its bundle are there whole."""
+        """What the point gave, if all of its files are there whole."""
         try:
             result = msgspec.json.decode(self._file(".json").read_bytes(), type=PointResult)
-            size_bytes = self.bundle.stat().st_size
+            found = (result.key, hashlib.sha256(self.bundle.read_bytes()).hexdigest())
         except (OSError, msgspec.DecodeError):
             return None
-        return result if (result.key, result.artifact.size_bytes) == (self.point.key, size_bytes) else None
+        whole = found == (self.point.key, result.artifact.sha256) and self._file(".predictions.npz").is_file()
+        return result if whole else None
 
     def run(self) -> None:
         """Exports, measures and writes; the result is the last of the files.

@@ -64,7 +64,9 @@ def test_the_state_of_a_jetson(tmp_path: Path) -> None:
     assert snapshot(tmp_path).throttle_flags == ("gpu-throttle-alert",)
 
 
-@pytest.mark.parametrize("cooler", ["cpufreq-cpu0", "thermal-cpufreq-0", "devfreq-fb000000.gpu", "thermal-idle-0"])
+@pytest.mark.parametrize(
+    "cooler", ["cpufreq-cpu0", "thermal-cpufreq-0", "devfreq-fb000000.gpu", "thermal-idle-0", "Processor"]
+)
 def test_cooling_devices_of_other_boards_are_throttles_and_fans_are_not(tmp_path: Path, cooler: str) -> None:
     # Layout and the first name: github.com/radxa/kernel/issues/536 (Cubie A7S, 2026-04-17); the others: names that
     # drivers/thermal of Linux gives, of today and earlier.
@@ -80,6 +82,35 @@ def test_cooling_devices_of_other_boards_are_throttles_and_fans_are_not(tmp_path
         watcher.look()
     _, (reason,) = watcher.finish(cores_usable=8)
     assert f"held down while measuring ({cooler})" in reason
+
+
+def test_a_cooling_device_of_each_cpu_counts(tmp_path: Path) -> None:
+    for number, state in enumerate((0, 3, -1)):  # the kernel's documentation of thermal_sysfs and intel_powerclamp
+        boards.write(tmp_path, f"sys/class/thermal/cooling_device{number}/type", "Processor\n")
+        boards.write(tmp_path, f"sys/class/thermal/cooling_device{number}/cur_state", f"{state}\n")
+    assert snapshot(tmp_path).throttle_flags == ("Processor",)
+    boards.write(tmp_path, "sys/class/thermal/cooling_device1/cur_state", "0\n")
+    assert snapshot(tmp_path).throttle_flags == ()
+
+
+def test_what_a_pc_may_draw_is_its_power_mode(tmp_path: Path) -> None:
+    # Names and values: Documentation/ABI/testing/sysfs-platform_profile, sysfs-class-power, cpufreq's and
+    # intel_pstate's admin guides of Linux.
+    assert snapshot(tmp_path).power_mode is None
+    boards.write(tmp_path, "sys/firmware/acpi/platform_profile", "low-power\n")
+    boards.write(tmp_path, "sys/class/power_supply/AC/type", "Mains\n")
+    boards.write(tmp_path, "sys/class/power_supply/AC/online", "1\n")
+    boards.write(tmp_path, "sys/devices/system/cpu/intel_pstate/no_turbo", "0\n")
+    plugged_in = snapshot(tmp_path)
+    boards.write(tmp_path, "sys/class/power_supply/AC/online", "0\n")
+    boards.write(tmp_path, "sys/devices/system/cpu/intel_pstate/no_turbo", "1\n")
+    assert (plugged_in.power_mode, snapshot(tmp_path).power_mode) == ("low-power", "low-power, on battery, no turbo")
+    assert "power mode changed" in interruptions([plugged_in, snapshot(tmp_path)])[0]
+
+
+def test_events_of_a_cpu_that_has_gone_are_no_events() -> None:
+    states = [msgspec.structs.replace(QUIET, throttle_events=count) for count in (5, 0)]
+    assert interruptions(states) == ()
 
 
 @pytest.mark.parametrize("folder", ["soc/soc:firmware", "scb/soc:firmware", "soc@107c000000/soc@107c000000:firmware"])

@@ -263,12 +263,25 @@ def test_pickles_and_bombs_beside_a_report_are_refused(tmp_path):
         open_measured([path])
 
 
+def test_a_file_beside_a_report_whose_bytes_are_broken_is_damaged(tmp_path):
+    path = tmp_path / "a.json"
+    write_report(reports.report(), path)
+    np.savez_compressed(samples_path(path), run0_launch0_ns=np.arange(1, 9999, dtype=np.int64))
+    content = bytearray(samples_path(path).read_bytes())
+    content[70:90] = bytes(20)
+    samples_path(path).write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.samples\.npz is damaged"):
+        open_measured([path])
+
+
 def test_numbers_that_no_measurement_gives_are_refused(tmp_path):
     path = tmp_path / "a.json"
     good = reports.report()
     slow = replace(good.runs[0], latency=replace(good.runs[0].latency, p50_ms=0.0))
     launches = tuple(replace(launch, ratio=0.0) for launch in good.runs[0].latency.launches)
     no_ratio = replace(good.runs[0], latency=replace(good.runs[0].latency, launches=launches))
+    far = tuple(replace(launch, ratio=1e-300) for launch in good.runs[0].latency.launches)
+    far_ratio = replace(good.runs[0], latency=replace(good.runs[0].latency, launches=far))
     huge = replace(good.dataset, n=10**16)
     for bad in (
         replace(good, runs=(slow,)),
@@ -277,6 +290,8 @@ def test_numbers_that_no_measurement_gives_are_refused(tmp_path):
         replace(good, reference=replace(good.reference, run=2)),
         replace(good, runs=(good.runs[0], replace(good.runs[1], valid=False, reasons=("it died",)))),
         replace(good, runs=(no_ratio,)),
+        replace(good, runs=(far_ratio,)),
+        replace(good, reasons=("it was hot",)),
     ):
         write_report(bad, path)
         with pytest.raises(InputError, match="get the report again"):

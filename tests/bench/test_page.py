@@ -169,7 +169,8 @@ def test_the_raw_reports_are_data(full):
 
 def test_what_a_report_says_stays_text(tmp_path):
     report = reports.report(model=HOSTILE, labels=(HOSTILE, "bee", "cat"))
-    report = replace(report, runs=(report.runs[0], replace(report.runs[1], name=HOSTILE)), reasons=(HOSTILE,))
+    named = replace(report.runs[1], name=HOSTILE)
+    report = replace(report, runs=(report.runs[0], named), valid=False, reasons=(HOSTILE,))
     reports.write_beside(tmp_path / "a.json", report)
     write_report(reports.report(), tmp_path / "b.json")
     text = page_of(tmp_path / "a.json", tmp_path / "b.json")
