@@ -90,6 +90,8 @@ def quoted(path: Path) -> str:
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) != "\n"}
+# What turns the direction of the text after it.
+_CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def printable(text: str) -> str:
@@ -180,7 +182,7 @@ class BarProgress:
 
     def note(self, message: str) -> None:
         """Prints above the bars."""
-        self._bars.console.print(f"note: {message}", markup=False, highlight=False, soft_wrap=True)
+        self._bars.console.print(f"note: {printable(message)}", markup=False, highlight=False, soft_wrap=True)
 
 
 class LineProgress:
@@ -211,4 +213,4 @@ class LineProgress:
 
     def note(self, message: str) -> None:
         """Prints one line."""
-        print(f"note: {message}", file=sys.stderr, flush=True)
+        print(f"note: {printable(message)}", file=sys.stderr, flush=True)

@@ -193,6 +193,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", ta
         classes = len(self.labels)
         if missing := {*self.artifact, *(sample.image for sample in self.golden)} - set(self.members):
             return f"it needs the member {sorted(missing)[0]!r} but does not list it"
+        if len(set(self.artifact)) < len(self.artifact):
+            return "its artifact names a member twice"
         if not self.artifact or not self.golden:
             return "it has no artifact or no golden samples"
         if len(self.golden) > MAX_GOLDEN_SAMPLES:
@@ -299,7 +301,10 @@ class Bundle:
         return data
 
     def _reopened(self) -> IO[bytes]:
-        file = open(self.path, "rb")  # noqa: SIM115 - the caller closes it
+        try:
+            file = open(self.path, "rb")  # noqa: SIM115 - the caller closes it
+        except OSError as error:
+            raise InputError(f"cannot read the bundle {self.path}: {error.strerror or error}") from error
         status, then = os.fstat(file.fileno()), self._status
         if (status.st_ino, status.st_mtime_ns, status.st_size) != (then.st_ino, then.st_mtime_ns, then.st_size):
             file.close()

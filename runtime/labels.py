@@ -6,7 +6,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 
@@ -20,6 +19,8 @@ MAX_NAME_CHARACTERS = 1000
 """Of a name or an id: it is printed on terminals and stands in error messages."""
 
 _MAX_LISTED = 5
+_MAX_FILE_BYTES = 1 << 26
+"""Of a labels file: a million classes with long names."""
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -78,7 +79,11 @@ class Labels(msgspec.Struct, frozen=True):
                 character; the message says where.
         """
         try:
-            text = Path(path).read_bytes().decode("utf-8-sig")
+            with open(path, "rb") as file:
+                content = file.read(_MAX_FILE_BYTES + 1)
+            if len(content) > _MAX_FILE_BYTES:
+                raise InputError(f"the labels file {path} has more than {_MAX_FILE_BYTES} bytes: it is none")
+            text = content.decode("utf-8-sig")
         except OSError as error:
             raise InputError(f"cannot read the labels file {path}: {error.strerror or error}") from error
         except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -99,8 +100,10 @@ def in_order(
             yield answer
             del answer
     finally:
-        ended.set()
-        slots.release()
-        for thread in threads:
-            if thread is not threading.current_thread():  # the collector may run anywhere
-                thread.join(_PATIENCE_S)
+        if os.getpid() == process:  # in a forked child the locks may be held by threads that are not there
+            ended.set()
+            slots.release()
+            until = time.monotonic() + _PATIENCE_S
+            for thread in threads:
+                if thread is not threading.current_thread():  # the collector may run anywhere
+                    thread.join(max(0.0, until - time.monotonic()))

@@ -262,7 +262,12 @@ def _decoded(image: Image.Image, name: str, exif: Exif, limits: PictureLimits) -
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        # Not `image.getexif()`, which some versions of Pillow fill from XMP where EXIF says nothing.
+        tags, info = Image.Exif(), image.info
+        if "exif" not in info and "Raw profile type exif" in info:  # PNG files of ImageMagick
+            info = {"exif": bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))}
+        tags.load(info.get("exif") or b"")
+        return int(tags.get(_EXIF_ORIENTATION, 1))
     except Exception:  # EXIF is a foreign format inside the file; what cannot be read asks for nothing.
         return 1
 

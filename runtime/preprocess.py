@@ -109,8 +109,19 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
             InputError: The picture cannot be read, or is of a kind that would be silently misread.
             UnsupportedError: edgecls-fast or simplejpeg is installed but cannot be used; the message says why.
         """
+        return self.cropped(*self.decoded(picture, limits), out)
+
+    def decoded(
+        self, picture: Picture, limits: PictureLimits = DEFAULT_LIMITS
+    ) -> tuple[Image.Image | NDArray[np.uint8], bool]:
+        """The first half of `pixels`: what `cropped` takes, as `read_stored` gives it."""
         enough_px = _SCALED_MARGIN * self.resize_px if self.scaled_decode else None
-        image, blue_first = read_stored(picture, self.exif, limits, enough_px)
+        return read_stored(picture, self.exif, limits, enough_px)
+
+    def cropped(
+        self, image: Image.Image | NDArray[np.uint8], blue_first: bool, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """The second half of `pixels`."""
         width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         crop = resized_crop(image, self._resized_size(width, height), self.crop_px, self.interpolation, out)
         if blue_first:  # channels are resized each for itself, so they may be put in order afterwards

@@ -7,7 +7,7 @@ import os
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgecls.runtime import fast
 from edgecls.runtime.bundle import Bundle, Manifest, Padding, ReplacedError
 from edgecls.runtime.canvas import Canvas
-from edgecls.runtime.cpu import cpu_count, cpu_isa
+from edgecls.runtime.cpu import cpu_count, cpu_isa, saturates
 from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
 from edgecls.runtime.errors import BundleError, EngineError, InputError, UnsupportedError
@@ -119,18 +119,19 @@ class Session:
         if canvas is None or canvas.capacity < count:
             side = self.preprocess.crop_px
             canvas = Canvas((count, side, side, 3), self._padding)
-        yield canvas
-        if canvas.capacity <= _KEPT_BATCH:
-            idle.append(canvas)
+        try:
+            yield canvas
+        finally:
+            if canvas.capacity <= _KEPT_BATCH:
+                idle.append(canvas)
 
-    def _logits_of(self, picture: Picture) -> NDArray[np.float32]:
-        """Logits `float32 [1, classes]` of one picture, whose pixels are written where the engine reads them."""
-        with self._canvas(1) as canvas:
-            if fast.kernel() is None:
-                self.preprocess.pixels(picture, out=canvas.crops[0], limits=self.limits)
-                return self._infer(canvas.painted(1))
-            self.preprocess.pixels(picture, out=canvas.inside[0], limits=self.limits)
-            return self._infer(canvas.images[:1])
+    def _logits_of(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
+        """Logits `float32 [pictures, classes]`; the pixels are written where the engine reads them."""
+        count, direct = len(pictures), fast.kernel() is not None
+        with self._canvas(count) as canvas:
+            for place, picture in zip(canvas.inside if direct else canvas.crops, pictures, strict=False):
+                self.preprocess.pixels(picture, out=place, limits=self.limits)
+            return self._infer(canvas.images[:count] if direct else canvas.painted(count))
 
     def classify(self, picture: Picture, *, top: int = 5) -> tuple[Prediction, ...]:
         """The best classes of one picture, best first.
@@ -143,16 +144,13 @@ class Session:
             InputError: The picture cannot be read, or is past the limits.
         """
         _check_whole("top", top)
-        return self.rank(self._logits_of(picture)[0], top)
+        return self.rank(self._logits_of([picture])[0], top)
 
     def classify_batch(self, pictures: Iterable[Picture], *, top: int = 5) -> tuple[tuple[Prediction, ...], ...]:
         """As `classify`, with one engine call for all pictures."""
         _check_whole("top", top)
-        crops = [self.preprocess.pixels(picture, limits=self.limits) for picture in pictures]
-        if not crops:
-            return ()
-        with self._canvas(len(crops)) as canvas:
-            return tuple(self.rank(row, top) for row in self._infer(canvas.fill(crops)))
+        pictures = list(pictures)
+        return tuple(self.rank(row, top) for row in self._logits_of(pictures)) if pictures else ()
 
     def classify_stream(
         self,
@@ -201,7 +199,8 @@ class Session:
         with contextlib.closing(in_order(classify, pictures, workers=workers, ahead=ahead)) as answers:
             for answer in answers:
                 error = answer.exception()
-                yield error if tolerant and isinstance(error, InputError) else answer.result()
+                yield _without_frames(error) if tolerant and isinstance(error, InputError) else answer.result()
+                del answer, error
 
     def rank(self, logits: NDArray[np.float32], top: int) -> tuple[Prediction, ...]:
         """The best classes of one row of logits, `float32 [classes]`; equal ones in the order of the classes.
@@ -215,8 +214,9 @@ class Session:
                 "check it with edgecls verify, or export it again"
             )
         top = min(top, len(logits))
-        best = np.argpartition(-logits, top - 1)[:top]
-        best = best[np.lexsort((best, -logits[best]))]
+        # Of equal logits a partition takes any, other ones on other CPUs: all that may be among the best are sorted.
+        best = np.flatnonzero(logits >= np.partition(logits, -top)[-top])
+        best = best[np.argsort(-logits[best], kind="stable")][:top]
         shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
         scores = shifted[best] / shifted.sum()
         names = self.bundle.manifest.labels.names
@@ -246,6 +246,15 @@ def _lose_engines() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lose_engines)
+
+
+def _without_frames(error: InputError) -> InputError:
+    """The error without its traceback and those of its causes, whose frames hold the picture's bytes and pixels."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def _check_whole(name: str, value: int, most: int | None = None) -> None:
@@ -318,18 +327,20 @@ def check_isa(manifest: Manifest) -> None:
     """Compares the instruction set of an INT8 graph with this CPU.
 
     Raises:
-        UnsupportedError: The graph was made for VNNI and this x86 CPU has none: sums would saturate and answers would
-            silently be wrong.
+        UnsupportedError: The graph was made for other CPUs, and this x86 CPU has no VNNI: sums would saturate and
+            answers would silently be wrong.
     """
     made_for, here = manifest.passport.isa, cpu_isa()
-    if made_for == "x86-vnni" and here == "x86":
+    # ONNX Runtime's engine computes what was made for ARM in floats there; OpenVINO would take the integers.
+    exact = manifest.target == "onnxruntime" and made_for == "arm64"
+    if made_for is not None and saturates(made_for) and not exact:
         raise UnsupportedError(
-            f"{manifest.name} was quantized for x86 with VNNI, and this CPU has none: its INT8 sums would saturate and "
-            "the answers be wrong. Export it again with --isa x86."
+            f"{manifest.name} was quantized for {made_for}, and this x86 CPU has no VNNI: its INT8 sums would saturate "
+            "and the answers be wrong. Export it again with --isa x86."
         )
     if manifest.passport.activations == "int8" and here in {"x86", "x86-vnni"} and manifest.target == "onnxruntime":
         warnings.warn(
-            f"{manifest.name} was quantized for {made_for}: its int8 activations are right here but slow. Export it "
+            f"{manifest.name!r} was quantized for {made_for}: its int8 activations are right here but slow. Export it "
             f"again with --isa {here} for this machine.",
             stacklevel=4,
         )

@@ -45,4 +45,4 @@ def command(console: Console, bundle: Path, images: tuple[Path, ...], top: int, 
 
 def _text(answer: dict[str, Any]) -> str:
     ranked = (f"  {prediction.score:7.2%}  {prediction.label}" for prediction in answer["predictions"])
-    return "\n".join([str(answer["image"]), *ranked])
+    return printable("\n".join([str(answer["image"]), *ranked]))

@@ -136,13 +136,16 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """As `Engine.close`."""
-        self._source = None
-        self._idle = _no_requests()
-        self._compiled = {}
+        with self._lock:
+            self._source = None
+            self._idle = _no_requests()
+            self._compiled = {}
 
     def _compile(self, source: tuple[openvino.Core, openvino.Model], *, single: bool) -> openvino.CompiledModel:
         core, model = source
         with self._lock:
+            if self._source is None:
+                raise EngineError("the engine is closed; load the bundle again")
             if single not in self._compiled:
                 shape = model.input(0).partial_shape
                 shape[0] = 1 if single else -1

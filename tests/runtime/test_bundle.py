@@ -62,6 +62,7 @@ def test_it_opens_and_knows_itself(bundle_path):
         ),
         (lambda record: record.update(golden=record["golden"] * 9), "18 golden samples, more than 16"),
         (setting("artifact", value=[]), "no artifact"),
+        (setting("artifact", value=["model.onnx", "model.onnx"]), "names a member twice"),
         (setting("artifact", value=["model.bin"]), "needs the member 'model.bin'"),
         (setting("golden_tolerance", value=0), "golden tolerance"),
         (setting("preprocess", "crop_px", value=10**9), "not valid"),

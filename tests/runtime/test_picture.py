@@ -114,6 +114,14 @@ def test_tiff_is_turned_once(exif):
     assert_same(open_picture(data, exif), RGB.transpose(Image.Transpose.ROTATE_270))
 
 
+def test_an_orientation_in_xmp_alone_turns_nothing():
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    plain = encoded(RGB, "JPEG")
+    segment = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    data = plain[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + plain[2:]
+    assert_same(open_picture(data, "apply"), Image.open(io.BytesIO(plain)))
+
+
 def test_damaged_exif_asks_for_nothing():
     data = encoded(RGB, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert_same(open_picture(data, "apply"), RGB)

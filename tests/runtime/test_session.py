@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecls.runtime import Bundle, BundleError, EngineError, InputError, MissingExtraError, UnsupportedError, load
+from edgecls.runtime import Bundle, BundleError, EngineError, InputError, MissingExtraError, UnsupportedError, cpu, load
 from edgecls.runtime import session as session_module
 from edgecls.runtime.bundle import Padding
 from edgecls.runtime.bundle_writer import members_of, write_bundle
@@ -78,8 +78,10 @@ def test_logits_are_refused_for_what_is_not_a_crop(session):
 
 
 def test_ranking_is_stable_among_equals(session):
-    ranked = session.rank(np.asarray([0, 3, 3, 1, 3, 0, 0], np.float32), top=4)
-    assert [p.index for p in ranked] == [1, 2, 4, 3]
+    logits = np.asarray([0, 3, 3, 1, 3, 0, 0], np.float32)
+    assert [p.index for p in session.rank(logits, top=4)] == [1, 2, 4, 3]
+    assert [p.index for p in session.rank(logits, top=2)] == [1, 2]
+    assert [p.index for p in session.rank(np.zeros(7, np.float32), top=3)] == [0, 1, 2]
 
 
 def test_it_may_be_used_from_several_threads(session):
@@ -137,6 +139,17 @@ def test_an_unreadable_picture_of_a_stream_stands_in_its_place(session):
     with pytest.raises(InputError, match="is not a JPEG"):
         next(stream)
     assert list(stream) == []
+
+
+def test_the_error_of_a_picture_holds_nothing_of_it(session):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    (error,) = session.classify_stream([buffer.getvalue()[:900]], errors="yield")
+    assert isinstance(error, InputError)
+    while error is not None:
+        assert error.__traceback__ is None
+        error = error.__cause__ or error.__context__
 
 
 def test_other_errors_of_a_stream_are_always_raised(session, bundle_path):
@@ -266,12 +279,14 @@ def made_for(manifest, isa, activations):
         ("arm64", "int8", "arm64", None),
         ("arm64", "int8", "x86-vnni", UserWarning),
         ("arm64", "int8", "x86", UserWarning),
+        ("arm64", "uint8", "x86", None),
         (None, None, "x86", None),
         ("x86-vnni", "uint8", None, None),
     ],
 )
 def test_the_instruction_set_is_compared_with_the_machine(bundle_parts, monkeypatch, isa, activations, here, outcome):
-    monkeypatch.setattr(session_module, "cpu_isa", lambda: here)
+    for module in (cpu, session_module):
+        monkeypatch.setattr(module, "cpu_isa", lambda: here)
     manifest = made_for(bundle_parts[0], isa, activations)
     if outcome is UnsupportedError:
         with pytest.raises(UnsupportedError, match="--isa x86"):
@@ -280,6 +295,13 @@ def test_the_instruction_set_is_compared_with_the_machine(bundle_parts, monkeypa
         with pytest.warns(UserWarning, match="right here but slow"):
             check_isa(manifest)
     else:
+        check_isa(manifest)
+
+
+def test_integers_made_for_arm_are_refused_where_openvino_would_saturate_them(bundle_parts, monkeypatch):
+    monkeypatch.setattr(cpu, "cpu_isa", lambda: "x86")
+    manifest = msgspec.structs.replace(made_for(bundle_parts[0], "arm64", "uint8"), target="openvino")
+    with pytest.raises(UnsupportedError, match="quantized for arm64.*--isa x86"):
         check_isa(manifest)
 
 
