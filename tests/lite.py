@@ -37,15 +37,15 @@ def opened(number: int = 0) -> Classifier:
     return open_classifier(model, checkpoint=weights(number), match="order", labels=labels)
 
 
-def split(folder: Path) -> tuple[Path, Path]:
-    """Links 128 pictures to calibrate and the others to evaluate into two folders, the same ones everywhere."""
-    everything = ImageSet.from_folder(PICTURES)
-    chosen = {image.sha256 for image in everything.take(CALIBRATION_SIZE).images}
+def split(folder: Path, pictures: Path = PICTURES, calibration_size: int = CALIBRATION_SIZE) -> tuple[Path, Path]:
+    """Links pictures to calibrate and the others to evaluate into two folders, the same ones everywhere."""
+    everything = ImageSet.from_folder(pictures)
+    chosen = {image.sha256 for image in everything.take(calibration_size).images}
     for image in everything.images:
         part = "calibration" if image.sha256 in chosen else "evaluation"
         link = folder / part / image.path
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(PICTURES / image.path)
+        link.symlink_to(pictures.resolve() / image.path)
     return folder / "calibration", folder / "evaluation"
 
 

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import edgecls  # noqa: F401 - before tests/ is on the path, where a folder has its name
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import cifar10
 import lite

@@ -25,6 +25,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import edgecls  # noqa: F401 - before tests/ is on the path, where a folder has its name
+
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import lite
@@ -108,21 +110,21 @@ class Row:
 
 def rows(folder: Path, tflite: Path | None) -> list[Row]:
     """Ours, and the engines alone."""
-    edgecls, float_onnx = str(REPOSITORY), str(folder / "lite0-fp32.onnx")
+    ours, float_onnx = str(REPOSITORY), str(folder / "lite0-fp32.onnx")
     int8 = {target: str(folder / f"lite0-{target}-int8.edgecls") for target in ("onnxruntime", "openvino")}
     plain = ["numpy", "pillow"]
     fast = str(REPOSITORY / "fast")
     return [
-        Row("edgecls[onnxruntime], INT8", [f"{edgecls}[onnxruntime]"], int8["onnxruntime"], OURS_ONNXRUNTIME),
+        Row("edgecls[onnxruntime], INT8", [f"{ours}[onnxruntime]"], int8["onnxruntime"], OURS_ONNXRUNTIME),
         Row(
             "the same and edgecls-fast",
-            [f"{edgecls}[onnxruntime,fast]", fast],
+            [f"{ours}[onnxruntime,fast]", fast],
             int8["onnxruntime"],
             OURS_ONNXRUNTIME,
         ),
         Row("onnxruntime, fp32", [*plain, "onnxruntime"], float_onnx, ONNXRUNTIME),
-        Row("edgecls[openvino], INT8", [f"{edgecls}[openvino]"], int8["openvino"], OURS_OPENVINO),
-        Row("the same and edgecls-fast", [f"{edgecls}[openvino,fast]", fast], int8["openvino"], OURS_OPENVINO),
+        Row("edgecls[openvino], INT8", [f"{ours}[openvino]"], int8["openvino"], OURS_OPENVINO),
+        Row("the same and edgecls-fast", [f"{ours}[openvino,fast]", fast], int8["openvino"], OURS_OPENVINO),
         Row("openvino, fp32", [*plain, "openvino"], float_onnx, OPENVINO),
         Row("ai-edge-litert", [*plain, "ai-edge-litert"], "" if tflite is None else str(tflite.resolve()), LITERT),
     ]

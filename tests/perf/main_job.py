@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+import edgecls  # noqa: F401 - before tests/ is on the path, where a folder has its name
+
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import lite

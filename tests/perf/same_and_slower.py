@@ -21,6 +21,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import edgecls  # noqa: F401 - before tests/ is on the path, where a folder has its name
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import bundles
 

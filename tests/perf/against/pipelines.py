@@ -31,6 +31,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import edgecls  # noqa: F401 - before tests/ is on the path, where a folder has its name
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import lite
