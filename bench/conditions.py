@@ -164,7 +164,7 @@ def _throttle_flags(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...]
             tuple(name for bit, name in enumerate(_PI_LIMITS) if bits >> shift & 1 << bit) for shift in (0, 16)
         )
         return now, since
-    alerts = {}
+    alerts: dict[str, bool] = {}
     for cooler in sorted((root / "sys/class/thermal").glob("cooling_device*")):
         name = read_text(cooler / "type") or ""
         if _THROTTLING.fullmatch(name):

@@ -160,9 +160,10 @@ def _impossible(run: Run) -> Iterator[str]:
             yield "a class"
 
 
-_DAMAGES = (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
-# Of zipfile: a member is encrypted, or packed in a way that it does not know.
-_DAMAGES += (RuntimeError, NotImplementedError)
+_DAMAGES = (
+    *(OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, NotImplementedError),  # a member is encrypted, or packed in a way that zipfile does not know
+)
 
 
 @contextmanager
