@@ -92,9 +92,12 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     """
     graph = model.graph
     rescale_channels(model, plan.channel_scales)
-    shift_biases(model, plan.bias_shifts.get(rules.name, {}))
     stream = _residual_stream(graph)
     chosen, floats = _choose(graph, plan, rules, stream)
+    # What stays in float has no rounding to make up for.
+    integers = {node.name for node in chosen}
+    shifts = plan.bias_shifts.get(rules.name, {})
+    shift_biases(model, {name: shift for name, shift in shifts.items() if name in integers})
     stem = feed_bytes(model, 128 if rules.symmetric else None)
     padding = stem.padding if stem else None
     if stem is not None and stem.conv in chosen and rules.wide_pixels:
@@ -182,7 +185,9 @@ def _unfit(node: ir.Node) -> str | None:
     if node.op_type in WEIGHTED:
         weight = constant(node.inputs[1])
         if weight is None:
-            return None if node.op_type == "MatMul" else "its weight is computed"
+            if node.op_type != "MatMul":
+                return "its weight is computed"
+            return None if constant(node.inputs[0]) is None else "its weight is its left side"
         if weight.dtype != np.float32:
             return f"it computes in {weight.dtype}"
         if node.op_type == "MatMul" and weight.ndim != 2:
