@@ -131,6 +131,28 @@ def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
         assert before.inputs[index].const_value.numpy() == after.inputs[index].const_value.numpy()
 
 
+def test_halves_of_channels_lie_on_the_grid_of_the_whole():
+    """As in ShuffleNetV2: ONNX Runtime splits codes where nothing changes their grid."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 4, 4, 3] image) => (float[n, 64] logits)
+        <float[4, 3, 1, 1] w = {100, 20, -100, 30, 100, -70, 1, 0, -1, 0, 1, 1}, float[2, 2, 1, 1] v = {1, 2, 3, 4},
+         float[1] mean = {128}>
+        { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) c = Conv(s, w)
+          a, b = Split<axis = 1, num_outputs = 2>(c) d = Conv(a, v) e = Concat<axis = 1>(b, d) logits = Flatten(e) }"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    plan = plan_of(graph, probe_pictures(4, 16))
+    model, placement, quantized = placed((None, graph, plan), ORT)
+    assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
+    kinds = ort_target.optimised_kinds(quantized.proto)[1]
+    assert kinds["DequantizeLinear"] <= 1  # of the answer
+    (split,) = [node for node in model.graph if node.op_type == "Split"]
+    assert {use.node.op_type for half in split.outputs for use in half.uses()} == {"QuantizeLinear"}
+
+
 def test_parts_of_a_tensor_have_grids_of_their_own():
     """Queries and keys are a hundred times as large as the values beside them in one fused product."""
     model = onnx.parser.parse_model(
