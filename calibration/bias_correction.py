@@ -145,4 +145,4 @@ def _shrunk(differences: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _channel_axis(node: ir.Node, ndim: int) -> int:
-    return 1 if node.op_type.startswith("Conv") else ndim - 1
+    return 1 if node.op_type == "Conv" else ndim - 1
