@@ -14,11 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import (
-    LiftConstantsToInitializersPass,
-    RemoveInitializersFromInputsPass,
-    RemoveUnusedNodesPass,
-)
+from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter.rules.common import fuse_hardswish_rules
 
@@ -74,7 +70,6 @@ def trace(classifier: Classifier) -> Trace:
     with _quiet():
         # Whatever its size: what does not depend on the picture (standardised weights, position biases) is a constant.
         fold_constants(model, onnx_shape_inference=False, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
-        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         # A hard-swish that is spelled out would be four operations, each with a grid of its own.
         fuse_hardswish_rules().apply_to_model(model)
     split_constants(model)

@@ -11,7 +11,6 @@ import torch
 from networks import SmallNet, classifier, settle
 
 from edgecls.calibration.graph import INPUT, OUTPUT, Graph
-from edgecls.export.placement import clamp_ends
 from edgecls.export.trace import OPSET, probe_pictures, run_onnx, trace
 from edgecls.runtime import EngineError, InputError, UnsupportedError
 
@@ -220,16 +219,6 @@ def test_a_hard_swish_that_is_spelled_out_is_one_operation(swish, tmp_path):
     kinds = [node.op_type for node in trace(onnx_file(tmp_path / "swish.onnx", text)).graph.ir_model().graph]
     assert "HardSwish" in kinds
     assert not {"Clip", "HardSigmoid", "Mul", "Div", "Add"} & set(kinds[kinds.index("Conv") :])
-
-
-def test_what_a_constant_node_holds_is_a_constant(tmp_path):
-    text = f"""g (float[N, 3, 8, 8] x) => (float[N, 2] y)
-        <float[2, 3, 8, 8] w = {{{", ".join(str(i % 7 - 3) for i in range(384))}}}>
-        {{ low = Constant<value_float = 0.0>() high = Constant<value = float {{6}}>()
-          c = Conv(x, w) k = Clip(c, low, high) y = Flatten(k) }}"""
-    graph = trace(onnx_file(tmp_path / "clip.onnx", text)).graph.ir_model().graph
-    (clip,) = [node for node in graph if node.op_type == "Clip"]
-    assert clamp_ends(clip) == (0.0, 6.0)
 
 
 def test_a_quantized_file_is_refused(tmp_path):
