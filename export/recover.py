@@ -129,7 +129,7 @@ def recover(graph: Graph, plan: QuantPlan, trials: Trials, target: str, budget: 
     return ladder.end()
 
 
-def refuse_shared(budget: Budget, plan: QuantPlan, choosing: ImageSet) -> None:
+def refuse_shared(budget: Budget, drawn: ImageSet, choosing: ImageSet) -> None:
     """Refuses a budget whose pictures have no labels, calibrated or choose.
 
     Raises:
@@ -140,7 +140,7 @@ def refuse_shared(budget: Budget, plan: QuantPlan, choosing: ImageSet) -> None:
             f"{budget.images.root} has no class folders, so that no drop can be measured: --eval takes a folder with "
             "a sub-folder a class."
         )
-    used = frozenset(plan.calibration.images) | {image.sha256 for image in choosing.images}
+    used = frozenset(image.sha256 for image in (*drawn.images, *choosing.images))
     if shared := budget.images.overlap(used):
         raise InputError(
             f"{len(shared)} of the {len(budget.images)} pictures of --eval are in the calibration folder too (the "
