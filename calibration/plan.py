@@ -199,7 +199,7 @@ def make_plan(
         ranges: How.
         weights: `per-tensor` gives all channels of a weight one bound.
         crops: Pictures that `auto` tries the ranges on, `uint8 [batch, height, width, 3]`, RGB; a few are enough.
-        advance: Told the number of tensors that `auto` has decided.
+        advance: Told about every tensor that `auto` looks at.
     """
     model = graph.ir_model()
     values = [value for value in activations(model) if value.name is not None]

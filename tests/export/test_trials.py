@@ -189,6 +189,7 @@ def test_no_picture_judges_what_it_has_taught(small, pictures):
     assert len(learned) == 12
     assert len(judging) == 12
     assert not learned & judging
+    assert {crop.tobytes() for crop in np.concatenate(maker.look)} <= learned
 
 
 class Takes:
