@@ -16,6 +16,9 @@ INPUT = "image"
 OUTPUT = "logits"
 """Name of the graph's output: `float32 [batch, classes]`."""
 
+SAME_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"})
+"""Operations that move values without changing them: their outputs lie on their input's grid."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -54,6 +57,13 @@ def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
     if value is None or value.const_value is None:
         return None
     return np.asarray(value.const_value.numpy())
+
+
+def origin(value: ir.Value | None) -> ir.Value | None:
+    """The tensor that operations which only move values have made a value of; perhaps itself."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in SAME_GRID:
+        value = node.inputs[0]
+    return value
 
 
 def is_activation(value: ir.Value | None) -> bool:

@@ -27,7 +27,7 @@ def local_errors(
     Args:
         ranges: By tensor, those to compare: (low, high) of 255 steps, zero on the grid.
         crops: `uint8 [batch, height, width, 3]`, RGB.
-        advance: Told the number of tensors after each operation.
+        advance: Told about every tensor, when its first reader is looked at.
 
     Returns:
         By tensor and range: squared error over squared output, summed over the readers. Tensors with one range, or
@@ -43,11 +43,12 @@ def local_errors(
         for value in step.inputs:
             if value.name not in wanted or not power:
                 continue
+            if value.name not in errors:
+                advance(1)
             session = session_of(model_of(step.node, model, quantized=value))
             mine = errors.setdefault(value.name, dict.fromkeys(wanted[value.name], 0.0))
             for candidate in mine:
                 mine[candidate] += _squared_error(session, step.inputs, step.outputs, candidate) / power
-            advance(1)
     return errors
 
 

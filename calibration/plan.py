@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from edgecls.calibration.graph import Graph, constant, is_activation
+from edgecls.calibration.graph import Graph, constant, is_activation, origin
 from edgecls.calibration.histogram import Histogram
 from edgecls.calibration.local_error import Range, local_errors
 from edgecls.calibration.ranges import METHODS, Candidate, Method, propose
@@ -23,11 +23,8 @@ from edgecls.runtime.progress import Advance
 
 SCHEMA = "edgecls.plan/1"
 
-WEIGHTED = {"Conv": 0, "ConvTranspose": 1, "Gemm": -1, "MatMul": 1}
+WEIGHTED = {"Conv": 0, "Gemm": -1, "MatMul": 1}
 """Operations with a weight as their second input, and the axis of its output channels (Gemm's depends on `transB`)."""
-
-_FLAT = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
-"""Inputs between which an operation is not constant; saturating beyond costs nothing."""
 
 _GATES = frozenset({"Sigmoid", "HardSigmoid"})
 """Operations whose values are gates: what calibration saw of 0..1 is chance."""
@@ -202,7 +199,7 @@ def make_plan(
         ranges: How.
         weights: `per-tensor` gives all channels of a weight one bound.
         crops: Pictures that `auto` tries the ranges on, `uint8 [batch, height, width, 3]`, RGB; a few are enough.
-        advance: Told the number of tensors that `auto` has decided.
+        advance: Told about every tensor that `auto` looks at.
     """
     model = graph.ir_model()
     values = [value for value in activations(model) if value.name is not None]
@@ -246,7 +243,8 @@ def make_plan(
 
 def _candidates(value: ir.Value, histogram: Histogram, methods: Sequence[Method]) -> dict[str, Candidate]:
     """The ranges that a tensor may have, by how each was chosen."""
-    producer = value.producer()
+    source = origin(value)
+    producer = source.producer() if source is not None else None
     if producer is not None and producer.op_type in _GATES:
         return {"gate": Candidate((0.0, 1.0), 1.0)}
     if producer is not None and producer.op_type == "Softmax":
@@ -306,5 +304,13 @@ def _flat_ends(value: ir.Value) -> tuple[float, float]:
     uses = value.uses()
     if not uses or value.is_graph_output():
         return -np.inf, np.inf
-    ends = [_FLAT.get(use.node.op_type, (-np.inf, np.inf)) for use in uses]
+    ends = [_flat_ends_of(use.node) for use in uses]
     return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _flat_ends_of(node: ir.Node) -> tuple[float, float]:
+    """The inputs beyond which an operation is constant; saturating there costs nothing."""
+    alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
+    if node.op_type == "HardSigmoid" and alpha > 0:
+        return -beta / alpha, (1 - beta) / alpha
+    return (-3.0 if node.op_type == "HardSwish" else -np.inf), np.inf

@@ -81,7 +81,7 @@ def input_axis(node: ir.Node) -> int:
 
 def _takes_scales(node: ir.Node, axis: int) -> bool:
     """Whether a weighted operation multiplies along an axis of its input, and by a constant."""
-    weight = constant(node.inputs[1]) if node.op_type in WEIGHTED and node.op_type != "ConvTranspose" else None
+    weight = constant(node.inputs[1]) if node.op_type in WEIGHTED else None
     if weight is None or (node.op_type == "MatMul" and weight.ndim != 2):
         return False
     rank = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0

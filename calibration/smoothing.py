@@ -37,20 +37,18 @@ def smoothing_scales(graph: Graph, crops: Batches, advance: Advance) -> dict[str
     """
     scales: dict[str, tuple[float, ...]] = {}
     model = graph.ir_model()
-    if all(node.op_type != "LayerNormalization" for node in model.graph):
-        return scales
     for step in walk(model, crops):
-        value = step.node.outputs[0]
-        if step.node.op_type != "LayerNormalization" or not is_source(step.node):
+        if step.node.op_type != "LayerNormalization":
             continue
-        following = readers(value)
+        advance(1)
+        value = step.node.outputs[0]
+        following = readers(value) if is_source(step.node) else []
         if not following or not all(_is_product(reader) for reader in following):
             continue
         rows = np.concatenate([output.reshape(-1, output.shape[-1]) for output in step.outputs]).astype(np.float64)
         best = _best_scale(rows, [_matrix(reader) for reader in following])
         if best is not None:
             scales[str(value.name)] = tuple(map(float, best))
-        advance(1)
     return scales
 
 

@@ -28,6 +28,7 @@ from edgecls.runtime.bundle_writer import write_bundle
 from edgecls.runtime.cpu import Isa
 from edgecls.runtime.errors import InputError, UnsupportedError
 from edgecls.runtime.imageset import ImageSet
+from edgecls.runtime.labels import Labels
 from edgecls.runtime.progress import Progress, SilentProgress
 
 _SILENT = SilentProgress()
@@ -102,7 +103,7 @@ def export_bundle(
         MissingExtraError: A package is missing; the message names the extra.
         EngineError: The graph's answers are not the network's, or the engine fails on a golden sample.
     """
-    module, drawn = target_module(target), None
+    module, drawn, choosing = target_module(target), None, None
     memory = None if check else output.with_name(f".{output.name}.trials")
     narrow, tries = is_narrow(target, precision), budget is not None or sensitivity
     _refuse_target(module, classifier, target, precision, narrow, gpu)
@@ -111,6 +112,9 @@ def export_bundle(
     if narrow and calibration is not None:
         with progress.stage("Checking the calibration pictures"):
             drawn = calibration_set(calibration, calibration_size, seed)
+        choosing = _choosing(calibration, drawn, classifier.labels)
+        if budget is not None:
+            refuse_shared(budget, drawn, choosing)
     if traced is None:
         with progress.stage("Exporting the graph"):
             traced = trace(classifier)
@@ -122,8 +126,8 @@ def export_bundle(
         artifact = quantized.artifact
     else:
         ranges = export.plan(quantization) if plan is None else QuantPlan.read(plan, traced.graph)
-        if ranges is not None and calibration is not None and tries:
-            ranges = export.refine(ranges, calibration, budget, sensitivity, memory)
+        if ranges is not None and choosing is not None and tries:
+            ranges = export.refine(ranges, choosing, budget, sensitivity, memory)
         with progress.stage(f"Compiling for {target}"):
             artifact = module.compile_artifact(traced.graph, precision, ranges, isa, gpu)
         quantized = None
@@ -190,13 +194,10 @@ class _Export:
         return make_plan(self.graph, histograms, record)
 
     def refine(
-        self, plan: QuantPlan, calibration: ImageSet, budget: Budget | None, sensitivity: bool, memory: Path | None
+        self, plan: QuantPlan, choosing: ImageSet, budget: Budget | None, sensitivity: bool, memory: Path | None
     ) -> QuantPlan:
         """The plan with blocks in float until the budget is met, and with the sensitivity of all blocks."""
-        pictures = self._choosing(calibration)
-        if budget is not None:
-            refuse_shared(budget, plan, pictures)
-        with closing(self.trials(pictures, memory)) as trials:
+        with closing(self.trials(choosing, memory)) as trials:
             if budget is not None:
                 self.recovery = recover(self.graph, plan, trials, self.target, budget, self.progress)
                 plan, self.notes = self.recovery.plan, (*self.notes, *self.recovery.notes)
@@ -236,17 +237,17 @@ class _Export:
             artifact = module.quantize_with_nncf(self.graph, singles, self.isa)
         return Quantized(artifact, None, _record(drawn, self.seed), "nncf")
 
-    def _choosing(self, calibration: ImageSet) -> ImageSet:
-        """Pictures that choose what stays in float.
 
-        They are of the calibration folder, others than those that calibrate where it has as many.
-        """
-        assert self.drawn is not None
-        others = calibration.without(frozenset(image.sha256 for image in self.drawn.images))
-        chosen = others.take(_CHOOSING) if len(others) >= len(self.drawn) else self.drawn
-        with suppress(InputError):  # folders that are no classes: the float graph's answers count as the truth
-            chosen = chosen.labelled(self.classifier.labels)
-        return chosen
+def _choosing(calibration: ImageSet, drawn: ImageSet, labels: Labels) -> ImageSet:
+    """Pictures that choose what stays in float.
+
+    They are of the calibration folder, others than those that calibrate where it has as many.
+    """
+    others = calibration.without(frozenset(image.sha256 for image in drawn.images))
+    chosen = others.take(_CHOOSING) if len(others) >= len(drawn) else drawn
+    with suppress(InputError):  # folders that are no classes: the float graph's answers count as the truth
+        chosen = chosen.labelled(labels)
+    return chosen
 
 
 def _refuse_target(

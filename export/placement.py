@@ -15,16 +15,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgecls.calibration.bias_correction import shift_biases
-from edgecls.calibration.graph import constant, is_activation, only_consumer
+from edgecls.calibration.graph import SAME_GRID, constant, is_activation, only_consumer
 from edgecls.calibration.plan import WEIGHTED, QuantPlan, TensorRange
 from edgecls.calibration.rescale_channels import rescale_channels
 from edgecls.export.passes.feed_bytes import feed_bytes
 from edgecls.export.passes.widen_pixels import widen_pixels
 from edgecls.export.qdq import Grid, dequantize_codes, quantize_activation, quantize_weight
 from edgecls.runtime.bundle import Padding
-
-SAME_GRID = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
-"""Operations that move values without changing them: their output lies on their input's grid."""
 
 _STREAM = SAME_GRID | {"Add", "Concat", "GlobalAveragePool", "ReduceMean"}
 """Operations through which what a layer norm reads is passed on or summed up."""
@@ -92,9 +89,12 @@ def place(model: ir.Model, plan: QuantPlan, rules: Rules) -> Placement:
     """
     graph = model.graph
     rescale_channels(model, plan.channel_scales)
-    shift_biases(model, plan.bias_shifts.get(rules.name, {}))
     stream = _residual_stream(graph)
     chosen, floats = _choose(graph, plan, rules, stream)
+    # What stays in float has no rounding to make up for.
+    integers = {node.name for node in chosen}
+    shifts = plan.bias_shifts.get(rules.name, {})
+    shift_biases(model, {name: shift for name, shift in shifts.items() if name in integers})
     stem = feed_bytes(model, 128 if rules.symmetric else None)
     padding = stem.padding if stem else None
     if stem is not None and stem.conv in chosen and rules.wide_pixels:
@@ -171,7 +171,7 @@ def _residual_stream(graph: ir.Graph) -> frozenset[ir.Node]:
     """
     stream: set[ir.Node] = set()
     for node in reversed(list(graph)):
-        read = any(use.node in stream for use in node.outputs[0].uses())
+        read = any(use.node in stream for value in node.outputs for use in value.uses())
         if node.op_type == "LayerNormalization" or (read and node.op_type in _STREAM):
             stream.add(node)
     return frozenset(stream)
@@ -182,7 +182,9 @@ def _unfit(node: ir.Node) -> str | None:
     if node.op_type in WEIGHTED:
         weight = constant(node.inputs[1])
         if weight is None:
-            return None if node.op_type == "MatMul" else "its weight is computed"
+            if node.op_type != "MatMul":
+                return "its weight is computed"
+            return None if constant(node.inputs[0]) is None else "its weight is its left side"
         if weight.dtype != np.float32:
             return f"it computes in {weight.dtype}"
         if node.op_type == "MatMul" and weight.ndim != 2:
@@ -236,7 +238,7 @@ def _grids(
     # A tensor that is moved whole, for one reader, is quantized where it comes from. The grid of a part (of a fused
     # query, key and value) would not fit the rest.
     for node in reversed(list(graph)):
-        if node.op_type not in SAME_GRID - {"Slice"} or node.outputs[0] not in grids:
+        if node.op_type not in SAME_GRID - {"Slice", "Split"} or node.outputs[0] not in grids:
             continue
         source = node.inputs[0]
         if source is None or only_consumer(source) is None or not is_activation(source):

@@ -57,7 +57,7 @@ class _Maker:
         # They come class after class, and every part shall see all classes.
         whole = whole[np.random.default_rng(0).permutation(len(whole))]
         learned = min(_LEARN, len(whole) // 2)
-        self.look = batches_of([whole[:_LOOK]], _BATCH)
+        self.look = batches_of([whole[: min(_LOOK, learned)]], _BATCH)
         self.learn, self.judge = batches_of([whole[:learned]], _BATCH), batches_of([whole[learned:]], _BATCH)
         self.expected = np.concatenate([run_onnx(self.graph.proto, batch) for batch in self.judge])
 
@@ -66,7 +66,8 @@ class _Maker:
         graph = rescaled(self.graph, scales)
         with self.progress.stage("Calibrating", len(self.drawn.images)) as advance:
             histograms = collect_histograms(graph, crops(self.drawn, self.preprocess), advance, self.threads)
-        with self.progress.stage("Solving the ranges") as advance:
+        tried = len(histograms) if self.how.ranges == "auto" else None
+        with self.progress.stage("Solving the ranges", tried) as advance:
             plan = make_plan(
                 graph,
                 histograms,
@@ -139,8 +140,9 @@ def quantize(
             scales = equalizing_scales(graph)
         if scales:
             plan = maker.better("equalization", plan, maker.plan(scales))
-    if "smoothquant" not in how.without:
-        with progress.stage("Smoothing layer norms") as advance:
+    norms = sum(node.op_type == "LayerNormalization" for node in graph.ir_model().graph)
+    if norms and "smoothquant" not in how.without:
+        with progress.stage("Smoothing layer norms", norms) as advance:
             scales = smoothing_scales(rescaled(graph, plan.channel_scales), maker.look, advance)
         if scales:
             plan = maker.better("smoothquant", plan, maker.plan({**plan.channel_scales, **scales}))

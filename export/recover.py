@@ -27,8 +27,8 @@ from edgecls.runtime.progress import Progress
 _LOOKS = 3
 """Plans that are certified at most: as it is, with the blocks that should do, with at least twice as many."""
 
-_FREE = 1e-3
-"""Part of the float graph's time below which a block costs nothing that could be measured."""
+_FREE = 0.03
+"""Part of the float graph's time below which a block costs nothing that trials can tell from chance."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,14 @@ def recover(graph: Graph, plan: QuantPlan, trials: Trials, target: str, budget: 
         (block for block in ladder.plan.sensitivity.blocks if block.kl > 0),
         key=lambda block: -block.kl / _price(block),
     )
-    if trials.integers(plan) <= {node for block in ladder.blocks for node in block.nodes}:
-        del ladder.blocks[-1:]  # all of them in float would be the float graph, which is no INT8
+    integers = trials.integers(plan)
+    while ladder.blocks and integers <= {node for block in ladder.blocks for node in block.nodes}:
+        del ladder.blocks[-1]  # all of them in float would be the float graph, which is no INT8
     ladder.climb()
     return ladder.end()
 
 
-def refuse_shared(budget: Budget, plan: QuantPlan, choosing: ImageSet) -> None:
+def refuse_shared(budget: Budget, drawn: ImageSet, choosing: ImageSet) -> None:
     """Refuses a budget whose pictures have no labels, calibrated or choose.
 
     Raises:
@@ -139,7 +140,7 @@ def refuse_shared(budget: Budget, plan: QuantPlan, choosing: ImageSet) -> None:
             f"{budget.images.root} has no class folders, so that no drop can be measured: --eval takes a folder with "
             "a sub-folder a class."
         )
-    used = frozenset(plan.calibration.images) | {image.sha256 for image in choosing.images}
+    used = frozenset(image.sha256 for image in (*drawn.images, *choosing.images))
     if shared := budget.images.overlap(used):
         raise InputError(
             f"{len(shared)} of the {len(budget.images)} pictures of --eval are in the calibration folder too (the "
@@ -275,7 +276,9 @@ class _Ladder:
             self.notes.append(
                 f"INT8 takes {trial.ratio:.2f} of the float graph's time on this machine: ship the latter"
             )
-        return Recovery(self.rungs[names][0], names, certificate, self._pareto(), tuple(self.notes))
+        # The first rung is older than the sensitivity, which was measured on the way.
+        plan = msgspec.structs.replace(self.rungs[names][0], sensitivity=self.plan.sensitivity)
+        return Recovery(plan, names, certificate, self._pareto(), tuple(self.notes))
 
     def _pareto(self) -> tuple[Rung, ...]:
         rungs = [

@@ -16,6 +16,9 @@ from edgecls.runtime.progress import Progress
 _LARGEST = 5
 """Weighted operations of a block at most: an inverted residual with squeeze-and-excitation has as many."""
 
+_FEWEST = 8
+"""Where there are fewer blocks, smaller modules are blocks: of two or three, hardly any could stay in float."""
+
 _WEIGHTLESS = frozenset({"MatMul", "Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "Sigmoid"})
 """Operations that some target computes on integers though they have no weight."""
 
@@ -48,10 +51,20 @@ def with_sensitivity(graph: Graph, plan: QuantPlan, trials: Trials, target: str,
 def blocks_of(graph: Graph) -> dict[str, list[str]]:
     """The names of a graph's operations by block, in graph order.
 
-    A block is the largest module with at most five weighted operations. A quantizable operation that is in none belongs
-    to the block of the nearest weighted operation before it, or else stands for itself.
+    A block is the largest module with at most five weighted operations, or fewer in a network of a few such modules. A
+    quantizable operation that is in none belongs to the block of the nearest weighted operation before it, or else
+    stands for itself.
     """
     nodes = [node for node in graph.ir_model().graph if node.name and node.op_type not in {"Cast", "Constant"}]
+    for largest in range(_LARGEST, 0, -1):
+        blocks = _blocks(nodes, largest)
+        if len(blocks) >= _FEWEST:
+            break
+    return blocks
+
+
+def _blocks(nodes: Sequence[ir.Node], largest: int) -> dict[str, list[str]]:
+    """As `blocks_of`, of modules with at most `largest` weighted operations."""
     weighted: dict[str, int] = defaultdict(int)
     for node in nodes:
         for prefix in _prefixes(node):
@@ -59,7 +72,7 @@ def blocks_of(graph: Graph) -> dict[str, list[str]]:
     blocks: dict[str, list[str]] = defaultdict(list)
     found: dict[ir.Node, str] = {}
     for node in nodes:
-        block = next((prefix for prefix in _prefixes(node) if 0 < weighted[prefix] <= _LARGEST), None)
+        block = next((prefix for prefix in _prefixes(node) if 0 < weighted[prefix] <= largest), None)
         if block is not None and _has_weight(node):
             found[node] = block
         if block is None and node.op_type in _WEIGHTLESS and all(map(is_activation, node.inputs)):

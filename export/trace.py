@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
+from onnxscript.rewriter.rules.common import fuse_hardswish_rules
 
 from edgecls.bench.softmax import log_softmax
 from edgecls.calibration.graph import INPUT, OUTPUT, Graph
@@ -69,6 +70,8 @@ def trace(classifier: Classifier) -> Trace:
     with _quiet():
         # Whatever its size: what does not depend on the picture (standardised weights, position biases) is a constant.
         fold_constants(model, onnx_shape_inference=False, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+        # A hard-swish that is spelled out would be four operations, each with a grid of its own.
+        fuse_hardswish_rules().apply_to_model(model)
     split_constants(model)
     answers_probabilities = drop_softmax(model)
     restore_average_pool(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from edgecls.export.targets import Artifact, Gpu, target_module
 from edgecls.export.versions import installed_versions
 from edgecls.models.classifier import Classifier
 from edgecls.runtime.bundle import Manifest, Padding
-from edgecls.runtime.cpu import Isa, cpu_isa
+from edgecls.runtime.cpu import Isa, cpu_count, cpu_isa
 from edgecls.runtime.engines import Engine
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.progress import Advance
@@ -76,7 +77,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
                 "or let --max-drop keep in float what needs to be; ship fp32 if neither helps"
             )
         if self.ratio is None:
-            return (said,)
+            return said, (
+                "INT8 was not timed beside fp32: its engine or instruction set is another machine's, or other work "
+                "runs here. `edgecls bench` times it on the device"
+            )
         pace = f"INT8 takes {self.ratio:.2f} of fp32's time on this machine ({_PAIRS} pictures in turns)"
         if self.ratio >= 1:
             pace += ": it is not faster here, ship fp32 unless the smaller file counts"
@@ -123,6 +127,9 @@ class Trials:
         self._float = answering_engine(manifest, artifact)
         # Elsewhere another engine answers, or this one by other kernels: its pace says nothing.
         self._is_paced = timed and own and isa == cpu_isa()
+        affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        # Those whose pace a trial tells: on others it is measured anew.
+        self._cpus = (cpu_count(), affinity) if self._is_paced else None
         self._expected = np.concatenate([self._float.infer(pixels[None]) for pixels in self._pixels])
         labels = [image.label for image in pictures.images]
         self._truth = self._expected.argmax(axis=1) if None in labels else np.asarray(labels)
@@ -188,7 +195,7 @@ class Trials:
         digest = None
         if plan is not None:
             digest = msgspec.structs.replace(plan, sensitivity=None).digest  # which changes no graph
-        return hashlib.sha256(msgspec.json.encode((self._setting, digest, asked))).hexdigest()
+        return hashlib.sha256(msgspec.json.encode((self._setting, digest, asked or self._cpus))).hexdigest()
 
     def _remember(self, key: str, known: Trial | tuple[int, ...]) -> None:
         self._known[key] = known

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from edgecls.calibration.graph import constant
+from edgecls.calibration.graph import constant, origin
 from edgecls.calibration.plan import weight_axis
 from edgecls.export.lint import Found, dequantize_of, input_of, name_of, producer_of
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 """Operations with a weight as their second input that the engines for CPUs compute on integers."""
-
-_MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
 
 _LARGEST_CODE = 64
 """Two products of a byte and a weight must fit 16 bits: 255 · 2 · 64 ≤ 32,767."""
@@ -22,9 +20,7 @@ _LARGEST_CODE = 64
 
 def activation_of(value: ir.Value | None) -> ir.Node | None:
     """The DequantizeLinear that an activation comes from, directly or through operations that only move values."""
-    while (node := producer_of(value)) is not None and node.op_type in _MOVES:
-        value = node.inputs[0]
-    return dequantize_of(value)
+    return dequantize_of(origin(value))
 
 
 def weights(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Node]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgecls.calibration.graph import Graph, constant, is_activation, only_consumer
+from edgecls.calibration.graph import SAME_GRID, Graph, constant, is_activation, only_consumer
 from edgecls.export.lint import Finding, Found, Rule, dequantize_of, find_all, input_of, name_of
 from edgecls.export.lint.cpu import (
     WEIGHTED,
@@ -21,7 +21,7 @@ from edgecls.export.lint.cpu import (
     weights,
     wide_weights,
 )
-from edgecls.export.placement import SAME_GRID, absorbs
+from edgecls.export.placement import absorbs
 from edgecls.runtime.cpu import Isa
 
 MATRIX = frozenset({"Gemm", "MatMul"})

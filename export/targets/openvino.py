@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgecls.calibration.graph import INPUT, Graph
 from edgecls.calibration.plan import QuantPlan
+from edgecls.export.gates import squeezes
 from edgecls.export.lint import disagreements, notes, raise_findings
 from edgecls.export.lint.openvino import candidates, integer_nodes, lint
 from edgecls.export.passes.dequantize_bytes import dequantize_bytes
@@ -77,7 +77,7 @@ def rules(isa: Isa, gpu: Gpu = ANY_GPU) -> Rules:
         activations="uint8",
         weight_bits=_WEIGHT_BITS[isa],
         int32_bias=False,
-        stays_float=_squeezes,
+        stays_float=squeezes,
     )
 
 
@@ -110,30 +110,6 @@ def quantize_with_nncf(graph: Graph, crops: Sequence[NDArray[np.uint8]], isa: Is
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
     )
     return _artifact(quantized, "int8", isa, None, ())[0]
-
-
-def _squeezes(node: ir.Node) -> str | None:
-    """Squeeze-and-excitation blocks work on 1 × 1 pixels: conversions would cost more than the products.
-
-    A convolution of single pixels that gates nothing (a head) is a matrix product like any other.
-    """
-    if node.op_type != "Conv" or not _is_pixel(node.inputs[0]):
-        return None
-    ahead, seen = [node.outputs[0]], set()
-    while ahead:
-        for use in ahead.pop().uses():
-            value = use.node.outputs[0]
-            if use.node.op_type == "Mul" and value.shape is not None and not _is_pixel(value):
-                return "it works on single pixels (squeeze-and-excitation), where float is faster"
-            if _is_pixel(value) and value not in seen:
-                seen.add(value)
-                ahead.append(value)
-    return None
-
-
-def _is_pixel(value: ir.Value | None) -> bool:
-    """Whether a tensor is `[batch, channels, 1, 1]`."""
-    return value is not None and value.shape is not None and list(value.shape)[2:] == [1, 1]
 
 
 def _read(proto: bytes) -> openvino.Model:

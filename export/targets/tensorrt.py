@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgecls.calibration.collect import collect_histograms
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.plan import WEIGHTED, QuantPlan
+from edgecls.export.gates import ON_PIXELS, squeezes
 from edgecls.export.lint import raise_findings
 from edgecls.export.lint.tensorrt import lint
 from edgecls.export.lint.tensorrt_rtx import built_by
@@ -246,12 +247,14 @@ def _reads_codes(node: ir.Node) -> bool:
 
 
 def _stays_float(node: ir.Node) -> str | None:
-    """Convolutions that integers would slow down: on single pixels, on few channels (but for the picture)."""
+    """What integers would slow down: gates, convolutions on single pixels or on few channels (but for the picture)."""
+    if reason := squeezes(node):
+        return reason
     if node.op_type != "Conv" or node.inputs[0] is None or node.inputs[0].shape is None:
         return None
     shape = list(node.inputs[0].shape)
     if shape[2:] == [1, 1]:
-        return "it works on single pixels (squeeze-and-excitation), where float is faster"
+        return ON_PIXELS
     output = node.outputs[0].shape
     channels = [shape[1]] if shape[1] != 3 else []
     channels += [list(output)[1]] if output is not None else []

@@ -59,6 +59,14 @@ def test_single_pixels_are_not_corrected(small):
     assert not any("reduce" in name or "expand" in name or name == "fc" for name in named)
 
 
+def test_what_stays_in_float_is_not_corrected(small):
+    _, graph, plan = small
+    corrected, rules = learned(graph, msgspec.structs.replace(plan, float_nodes={"head.0": "test"}), "onnxruntime")
+    named = set(corrected.bias_shifts[rules.name])
+    assert "stem.0" in named
+    assert "head.0" not in named
+
+
 def test_a_network_of_matrix_products_alone_has_nothing_to_correct():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5), nn.ReLU(), nn.Linear(5, 7))
     graph = trace(classifier(network.eval())).graph

@@ -22,6 +22,15 @@ def test_the_range_that_cuts_more_has_the_larger_error(small, pictures):
     assert told == [1]
 
 
+def test_a_tensor_with_two_readers_is_told_once(small, pictures):
+    graph = small[1]
+    value = next(node.inputs[0] for node in graph.ir_model().graph if node.op_type == "Add")
+    assert len(value.uses()) == 2
+    told = []
+    local_errors(graph, {value.name: [(0.0, 1.0), (0.0, 2.0)]}, pictures, told.append)
+    assert told == [1]
+
+
 def test_a_hard_swish_does_not_see_what_lies_below_minus_three(small, pictures):
     _, graph, plan = small
     node = next(node for node in graph.ir_model().graph if node.op_type == "HardSwish")

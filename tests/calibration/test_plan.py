@@ -50,6 +50,42 @@ def test_a_hard_swish_input_is_not_covered_below_minus_three(small):
         assert plan.tensors[name].asymmetric[0] >= -3
 
 
+def test_a_hard_sigmoid_is_flat_beyond_what_its_attributes_say():
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 192] logits)
+        { f = Cast<to = 1>(image) x = Flatten(f) logits = HardSigmoid<alpha = 0.01, beta = 0.5>(x) }"""
+    )
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    pictures = np.minimum(probe_pictures(8, 4), 40)
+    assert plan_of(graph, pictures).tensors["x"].asymmetric[1] > 30
+
+
+def test_what_moves_the_values_of_a_gate_is_a_gate():
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 192] logits)
+        { f = Cast<to = 1>(image) x = Flatten(f) g = Sigmoid(x) h = Unsqueeze(g, one) i = Squeeze(h, one)
+          logits = Mul(x, i) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    tensors = plan_of(graph, probe_pictures(8, 4)).tensors
+    assert {tensors[name].asymmetric_by for name in ("g", "h", "i")} == {"gate"}
+
+
+def test_a_transposed_convolution_has_no_integer_weights():
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 192] logits)
+        <float[3, 1, 1, 1] w = {1, 2, 3}> { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p)
+          c = ConvTranspose<group = 3>(f, w) logits = Flatten(c) }"""
+    )
+    model.graph.node[2].name = "c"
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    assert plan_of(graph, probe_pictures(8, 4)).weights == {}
+
+
 def test_what_a_gate_gives_lies_between_0_and_1_whatever_was_seen(small):
     _, graph, plan = small
     gates = [node.outputs[0].name for node in graph.ir_model().graph if node.op_type == "HardSigmoid"]

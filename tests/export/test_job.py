@@ -8,12 +8,14 @@ import numpy as np
 import onnx
 import pytest
 
+from edgecls.bench.gate_result import Margin
 from edgecls.calibration.graph import Graph
 from edgecls.calibration.quantization import Quantization
 from edgecls.export import job
 from edgecls.export.job import export_bundle
+from edgecls.export.recover import Budget
 from edgecls.export.trace import Trace
-from edgecls.runtime import Bundle, EngineError, ImageSet, InputError, UnsupportedError
+from edgecls.runtime import Bundle, EngineError, ImageSet, InputError, Labels, UnsupportedError
 
 NNCF = Quantization(quantizer="nncf")
 
@@ -64,6 +66,14 @@ def test_broken_pictures_stop_the_export_before_anything_is_traced(export, tmp_p
     monkeypatch.setattr(job, "trace", lambda classifier: pytest.fail("traced"))
     with pytest.raises(InputError, match="20 of 20 calibration pictures cannot be read"):
         export(precision="int8", calibration=ImageSet.from_folder(tmp_path), traced=None)
+
+
+def test_pictures_that_judge_and_calibrate_are_refused_before_anything_is_traced(export, pictures, monkeypatch):
+    monkeypatch.setattr(job, "trace", lambda classifier: pytest.fail("traced"))
+    images = ImageSet.from_folder(pictures)
+    budget = Budget(Margin(1.0), images.labelled(Labels(tuple(f"class {i}" for i in range(7)))))
+    with pytest.raises(InputError, match="24 of the 24 pictures of --eval are in the calibration folder"):
+        export(precision="int8", calibration=images, budget=budget, traced=None)
 
 
 def test_an_older_bundle_survives_a_failed_export(export, tmp_path, monkeypatch):

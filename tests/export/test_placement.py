@@ -13,6 +13,7 @@ from torch import nn
 
 from edgecls.calibration.graph import Graph
 from edgecls.export.placement import place
+from edgecls.export.targets import ANY_GPU, target_module
 from edgecls.export.targets import onnxruntime as ort_target
 from edgecls.export.targets import openvino as ov_target
 from edgecls.export.targets import tensorrt as trt_target
@@ -22,6 +23,7 @@ from edgecls.runtime.session import Session
 ORT = ort_target.rules("x86-vnni")
 OPENVINO = ov_target.rules("x86-vnni")
 TENSORRT = trt_target.dialect_rules(trt_target.STRONG)
+TARGETS = ("onnxruntime", "openvino", "tensorrt")
 
 
 def placed(small, rules, plan=None):
@@ -109,6 +111,16 @@ def test_a_stem_in_float_still_reads_bytes(small):
     assert disagreement(small, placement, quantized) < 0.1
 
 
+@pytest.mark.parametrize("rules", [ORT, OPENVINO, TENSORRT])
+def test_what_stays_in_float_keeps_no_correction_of_its_rounding(rules):
+    graph = trace(classifier(nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.Flatten()).eval(), 8, 64)).graph
+    plan = plan_of(graph, probe_pictures(8, 8))
+    (conv,) = plan.weights
+    plan = msgspec.structs.replace(plan, float_nodes={conv: "test"}, bias_shifts={rules.name: {conv: (1.0,) * 16}})
+    _, placement, quantized = placed((None, graph, plan), rules)
+    assert disagreement((None, graph, plan), placement, quantized, side=8) < 1e-5
+
+
 def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
     model, _, _ = placed(small, ORT)
     pool = next(node for node in model.graph if node.op_type == "MaxPool")
@@ -117,6 +129,28 @@ def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
     assert (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear")
     for index in (1, 2):
         assert before.inputs[index].const_value.numpy() == after.inputs[index].const_value.numpy()
+
+
+def test_halves_of_channels_lie_on_the_grid_of_the_whole():
+    """As in ShuffleNetV2: ONNX Runtime splits codes where nothing changes their grid."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 4, 4, 3] image) => (float[n, 64] logits)
+        <float[4, 3, 1, 1] w = {100, 20, -100, 30, 100, -70, 1, 0, -1, 0, 1, 1}, float[2, 2, 1, 1] v = {1, 2, 3, 4},
+         float[1] mean = {128}>
+        { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) c = Conv(s, w)
+          a, b = Split<axis = 1, num_outputs = 2>(c) d = Conv(a, v) e = Concat<axis = 1>(b, d) logits = Flatten(e) }"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    plan = plan_of(graph, probe_pictures(4, 16))
+    model, placement, quantized = placed((None, graph, plan), ORT)
+    assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
+    kinds = ort_target.optimised_kinds(quantized.proto)[1]
+    assert kinds["DequantizeLinear"] <= 1  # of the answer
+    (split,) = [node for node in model.graph if node.op_type == "Split"]
+    assert {use.node.op_type for half in split.outputs for use in half.uses()} == {"QuantizeLinear"}
 
 
 def test_parts_of_a_tensor_have_grids_of_their_own():
@@ -136,6 +170,27 @@ def test_parts_of_a_tensor_have_grids_of_their_own():
     plan = plan_of(graph, probe_pictures(4, 16))
     _, placement, quantized = placed((None, graph, plan), OPENVINO)
     assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_product_whose_left_side_is_a_constant_stays_in_float(target):
+    """Tokens that are mixed by a learned matrix, as `self.mix @ tokens`."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (uint8[n, 8, 8, 3] image) => (float[n, 48] logits) <float[1] mean = {128}, int64[3] flat = {0, 16, 4}>
+        { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean)
+          c = Conv<strides = [4, 4]>(s, w) r = Reshape(c, flat) mixed = MatMul(mix, r) logits = Flatten(mixed) }"""
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.normal(size=(16, 3, 4, 4)), "mix": rng.normal(size=(12, 16))}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items())
+    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    plan = plan_of(graph, probe_pictures(8, 16))
+    artifact = target_module(target).compile_artifact(graph, "int8", plan, "x86-vnni", ANY_GPU)
+    (note,) = [note for note in artifact.notes if "its weight is its left side" in note]
+    assert "mixed" in note
 
 
 def transformer(norm):

@@ -204,6 +204,23 @@ def test_a_picture_whose_answer_depends_on_its_batch_misses_parity(tmp_path):
         trace(opened)
 
 
+@pytest.mark.parametrize(
+    "swish",
+    [
+        "a = Add(c, three) k = Clip(a, zero, six) m = Mul(c, k) h = Div(m, six)",
+        "a = Add(c, three) k = Clip(a, zero, six) d = Div(k, six) h = Mul(d, c)",
+        "s = HardSigmoid<alpha = 0.16666667, beta = 0.5>(c) h = Mul(c, s)",
+    ],
+)
+def test_a_hard_swish_that_is_spelled_out_is_one_operation(swish, tmp_path):
+    text = f"""g (float[N, 3, 8, 8] x) => (float[N, 2] y)
+        <float[2, 3, 8, 8] w = {{{", ".join(str(i % 7 - 3) for i in range(384))}}}, float three = {{3}},
+         float zero = {{0}}, float six = {{6}}> {{ c = Conv(x, w) {swish} y = Flatten(h) }}"""
+    kinds = [node.op_type for node in trace(onnx_file(tmp_path / "swish.onnx", text)).graph.ir_model().graph]
+    assert "HardSwish" in kinds
+    assert not {"Clip", "HardSigmoid", "Mul", "Div", "Add"} & set(kinds[kinds.index("Conv") :])
+
+
 def test_a_quantized_file_is_refused(tmp_path):
     opened = onnx_file(
         tmp_path / "int8.onnx",

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from contextlib import closing
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from edgecls.export.targets import ANY_GPU, target_module
 from edgecls.export.trace import Trace
 from edgecls.export.trials import Trial, Trials
 from edgecls.runtime import ImageSet
+from edgecls.runtime.cpu import cpu_isa
 from edgecls.runtime.progress import SilentProgress
 
 
@@ -101,6 +103,19 @@ def test_other_preprocessing_is_tried_anew(small, opened_trials, tmp_path, pictu
         assert trials.run(small[2]).kl != first.kl
 
 
+@pytest.mark.skipif(cpu_isa() != "x86-vnni", reason="here its graphs are not timed")
+def test_a_pace_on_other_cpus_is_measured_anew(small, opened_trials, tmp_path, pictures, monkeypatch):
+    memory, images, looks = tmp_path / "trials", ImageSet.from_folder(pictures), []
+    monkeypatch.setattr(Trials, "look", lambda *_: looks.append(1) or trial(ratio=0.5, ms=1.0))
+    for cpus, expected in (({0, 1}, 1), ({0, 1}, 1), ({0}, 2)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: cpus, raising=False)
+        with closing(opened_trials(memory=memory)) as trials:
+            trials.run(small[2])
+            assert len(looks) == expected
+            trials.answers(images, None)
+        monkeypatch.setattr(Trials, "_answer", lambda *_: pytest.fail("answered again"))
+
+
 def test_answers_of_a_killed_run_are_recalled_as_far_as_they_came(
     small, opened_trials, tmp_path, pictures, monkeypatch
 ):
@@ -174,6 +189,7 @@ def test_no_picture_judges_what_it_has_taught(small, pictures):
     assert len(learned) == 12
     assert len(judging) == 12
     assert not learned & judging
+    assert {crop.tobytes() for crop in np.concatenate(maker.look)} <= learned
 
 
 class Takes:
@@ -201,7 +217,7 @@ def test_the_pace_is_of_integers_over_floats(opened_trials, monkeypatch):
 
 @pytest.mark.parametrize(("flips", "damaged"), [(0, False), (8, False), (9, True), (32, True)])
 def test_the_notes_warn_of_damage(flips, damaged):
-    (note,) = trial(flips=flips).notes()
+    note, _ = trial(flips=flips).notes()
     assert f"{32 - flips} of 32 calibration pictures" in note
     assert ("damaged" in note) == damaged
 
@@ -211,6 +227,10 @@ def test_the_notes_say_whether_integers_are_worth_it(ratio, worth):
     _, note = trial(ratio=ratio, ms=1.0).notes()
     assert f"{ratio:.2f} of fp32's time" in note
     assert ("ship fp32" in note) != worth
+
+
+def test_the_notes_say_that_nothing_was_timed():
+    assert "INT8 was not timed" in trial(ratio=None).notes()[1]
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
