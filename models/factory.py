@@ -17,7 +17,7 @@ from torch import nn
 
 from edgecls.models import torchvision_operators  # noqa: F401 (the factory may import torchvision)
 from edgecls.models.checkpoint import StateDict
-from edgecls.models.head import last_layer
+from edgecls.models.head import layers_of_logits
 from edgecls.models.preprocess_override import NOTHING_KNOWN, KnownPreprocess
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.labels import Labels
@@ -117,10 +117,16 @@ class FactoryModel:
     def fit_classes(self, module: nn.Module, classes: int) -> None:
         """Nothing: the code decides."""
 
-    def head(self, module: nn.Module) -> tuple[str, ...]:
-        """The last linear or convolutional layer."""
-        layer = last_layer(module)
-        return (layer,) if layer else ()
+    def head(self, module: nn.Module, crop_px: int) -> tuple[str, ...]:
+        """The layers that make the logits, whatever order the code names them in; none where that cannot be told.
+
+        Raises:
+            InputError: The network takes no such pictures, or returns no logits.
+        """
+        from edgecls.models.open import count_classes
+
+        count_classes(self._model, module.eval(), crop_px)
+        return layers_of_logits(module, crop_px)
 
     def ignores(self, name: str) -> bool:
         """Nothing: the code decides."""

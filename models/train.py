@@ -95,7 +95,7 @@ def train(
             )
             trainer = Trainer(
                 network,
-                architecture.head(network),
+                architecture.head(network, preprocess.crop_px),
                 data,
                 preprocess,
                 recipe,
@@ -209,10 +209,15 @@ def _starting_network(
     network = network.cpu().float().requires_grad_(True)
     architecture.fit_classes(network, classes)
     answers = count_classes(arch, network.eval(), preprocess.crop_px)
-    if answers != classes or not architecture.head(network):
+    if answers != classes:
         raise InputError(
             f"{arch} answers with {answers} classes and the pictures have {classes}: let it return logits of "
-            f"{classes} classes, from a linear or convolutional last layer."
+            f"{classes} classes."
+        )
+    if not architecture.head(network, preprocess.crop_px):
+        raise InputError(
+            f"which layer of {arch} makes its {classes} logits cannot be told, and that layer learns first: let them "
+            f"come from a torch.nn.Linear or Conv2d with {classes} outputs."
         )
     return network, start, sha256
 
@@ -237,7 +242,7 @@ def _starting_weights(
         weights = read_checkpoint(checkpoint)
         network = architecture.build(preprocess.crop_px)
         if match == "name":
-            weights = _with_head(weights, architecture, network)
+            weights = _with_head(weights, architecture, network, preprocess.crop_px)
         load_checkpoint(architecture, arch, network, weights, match)
         return network, "checkpoint", weights.sha256
     try:
@@ -247,14 +252,13 @@ def _starting_weights(
     return network, "library", None if file is None else sha256_of(file)
 
 
-def _with_head(weights: Checkpoint, architecture: Architecture, network: nn.Module) -> Checkpoint:
+def _with_head(weights: Checkpoint, architecture: Architecture, network: nn.Module, crop_px: int) -> Checkpoint:
     """The weights; those of a backbone, of which the head alone is missing, with the network's own."""
     from edgecls.models.matching import Differences
 
     own = network.state_dict()
-    head = {
-        name: own[name] for name in own if name.startswith(tuple(f"{layer}." for layer in architecture.head(network)))
-    }
+    layers = tuple(f"{layer}." for layer in architecture.head(network, crop_px))
+    head = {name: own[name] for name in own if name.startswith(layers)}
     named = weights.renamed(own.keys()).without(architecture.ignores)
     for tensors in filter(None, (named.tensors, architecture.converted(network, named.tensors))):
         differences = Differences.between(tensors, network)

@@ -413,10 +413,10 @@ class Trainer:
             return list(param_groups_weight_decay(network, recipe.weight_decay))
         if hasattr(network, "group_matcher"):
             return list(param_groups_layer_decay(network, recipe.weight_decay, layer_decay=recipe.layer_decay))
-        # timm tells the depth of layers of networks that are not its own, once it knows where the head begins.
+        # timm tells the depth of layers of networks that are not its own, once it knows how names in the head begin.
         modules = {id(module): name for name, module in network.named_modules()}
         had = getattr(network, "pretrained_cfg", None)
-        network.pretrained_cfg = {"classifier": tuple(modules[id(layer)] for layer in self._head)}  # type: ignore[assignment]
+        network.pretrained_cfg = {"classifier": tuple(f"{modules[id(layer)]}." for layer in self._head)}  # type: ignore[assignment]
         try:
             return list(param_groups_layer_decay(network, recipe.weight_decay, layer_decay=recipe.layer_decay))
         finally:

@@ -101,7 +101,7 @@ def test_a_backbone_without_a_head_gets_a_new_one(
     arch, prefix, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = find_architecture(arch).build(32)
-    head = find_architecture(arch).head(network)
+    head = find_architecture(arch).head(network, 32)
     backbone = {name: t for name, t in network.state_dict().items() if not name.startswith(f"{head[0]}.")}
     torch.save({f"{prefix}{name}": tensor for name, tensor in backbone.items()}, tmp_path / "headless.pth")
     monkeypatch.setattr(trainer.Trainer, "run", lambda self: (self._network.state_dict(), (EPOCH,), EPOCH))

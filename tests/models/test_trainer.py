@@ -208,6 +208,43 @@ def test_discriminative_rates_fall_with_depth(data: TrainingData, tmp_path: Path
         assert found[0] == min(found)
 
 
+FIRST = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.fc_before = nn.Linear(8, 3), nn.Linear(4, 8)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, pictures):
+        return self.fc(self.fc_before(self.body(pictures)).relu())
+"""
+
+
+def test_a_head_that_is_registered_first_has_the_highest_rate_and_is_what_freezing_leaves(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, tuple[float, bool]]] = []
+    original = trainer.Trainer._parameter_groups
+
+    def spied(self):
+        groups = original(self)
+        scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+        named = self._network.named_parameters()
+        seen.append({name: (scale.get(id(p), 0.0), p.requires_grad) for name, p in named})
+        return groups
+
+    monkeypatch.setattr(trainer.Trainer, "_parameter_groups", spied)
+    (tmp_path / "net.py").write_text(FIRST)
+    recipe = Recipe(epochs=1, head_epochs=1, batch_size=8, layer_decay=0.5)
+    fit(f"{tmp_path / 'net.py'}:Net", data, tmp_path / "net.safetensors", recipe)
+    head, whole = seen
+    assert {name for name, (_, learns) in head.items() if learns} == {"fc.weight", "fc.bias"}
+    assert {name for name, (scale, _) in whole.items() if scale == 1} == {"fc.weight", "fc.bias"}
+
+
 def test_the_rates_that_the_optimizer_takes_rise_fall_and_are_lower_for_early_layers(
     data: TrainingData, tmp_path: Path
 ) -> None:
