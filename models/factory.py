@@ -42,6 +42,11 @@ class FactoryModel:
         stem = Path(self._place).stem if self._place.endswith(".py") else self._place.rpartition(".")[2]
         return f"{stem}_{self._attribute}"
 
+    @property
+    def imported_as(self) -> str:
+        """What its code is called in `sys.modules`."""
+        return f"edgecls_factory_{Path(self._place).stem}" if self._place.endswith(".py") else self._place
+
     @cached_property
     def _module(self) -> nn.Module:
         with _import_path(Path(self._place).parent if self._place.endswith(".py") else Path.cwd()):
@@ -68,7 +73,7 @@ class FactoryModel:
         path = Path(self._place).resolve()
         if not path.is_file():
             raise InputError(f"there is no file {self._place} (looked in {path.parent}).")
-        name = f"edgecls_factory_{path.stem}"
+        name = self.imported_as
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None

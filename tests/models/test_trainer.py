@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from training_pictures import write_network, write_pictures
 from trainings import INPUT, RECIPE, KilledError, Killer, fit
 
@@ -319,6 +319,78 @@ def test_memory_that_runs_out_names_a_smaller_batch_before_the_first_epoch(
     with pytest.raises(InputError, match="--batch-size 4"):
         fit(network, data, tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps", "pictures"),
+    [
+        ({"head_epochs": 1, "epochs": 2}, [2, 8], [(8, 32), (8, 32)]),
+        ({"head_epochs": 1, "epochs": 0}, [2], [(8, 32)]),
+        ({"head_epochs": 0, "epochs": 2, "train_px": 24}, [8], [(8, 24)]),
+        ({"head_epochs": 0, "epochs": 9, "train_px": 40, "start_px": 32}, [8], [(2, 32), (8, 40)]),
+    ],
+)
+def test_the_rehearsal_needs_the_memory_of_the_training_and_leaves_no_trace(
+    fields, steps, pictures, network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[dict[str, torch.Tensor]] = []
+    seen: list[tuple[int, int]] = []
+    moments: list[int] = []
+    rehearse, rehearse_step = trainer.Trainer._rehearse, trainer.Trainer._rehearse_step
+
+    def keep(self):
+        weights.append({name: tensor.clone() for name, tensor in self._network.state_dict().items()})
+        generator = torch.random.get_rng_state()
+        rehearse(self)
+        assert torch.equal(generator, torch.random.get_rng_state())
+
+    def stop(self, *_):
+        weights.append(self._network.state_dict())
+        raise KilledError
+
+    def note(self, copy, count, side_px):
+        seen.append((count, side_px))
+        rehearse_step(self, copy, count, side_px)
+
+    monkeypatch.setattr(trainer.Trainer, "_rehearse", keep)
+    monkeypatch.setattr(trainer.Trainer, "_rehearse_step", note)
+    monkeypatch.setattr(trainer.Trainer, "_learn", stop)
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: moments.append(len(optimizer.state)))
+    try:
+        with pytest.raises(KilledError):
+            fit(network, data, tmp_path / "a.safetensors", msgspec.structs.replace(RECIPE, **fields))
+    finally:
+        hook.remove()
+    assert (moments, seen) == (steps, pictures)
+    before, after = weights
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("reason", ["(pid 12) is killed by signal: Killed. ", "(pid(s) 12) exited unexpectedly"])
+def test_a_worker_that_is_killed_is_told_with_what_can_be_done(
+    reason: str, saved: bool, network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self):
+        if saved:
+            self._state_file.touch()
+        raise RuntimeError(f"DataLoader worker {reason}")
+
+    monkeypatch.setattr(trainer.Trainer, "_rehearse", die)
+    with pytest.raises(InputError, match="give fewer --workers") as told:
+        fit(network, data, tmp_path / "a.safetensors")
+    assert ("--resume" in str(told.value)) == saved
+
+
+def test_an_error_in_a_worker_names_its_own_cause(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_):
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: the pipe is broken")
+
+    monkeypatch.setattr(trainer.Trainer, "_rehearse", fail)
+    with pytest.raises(RuntimeError, match="the pipe is broken"):
+        fit(network, data, tmp_path / "a.safetensors")
 
 
 class HalfPrecision(trainer.Accelerator):
