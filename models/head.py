@@ -32,7 +32,9 @@ def layers_of_logits(module: nn.Module, crop_px: int) -> tuple[str, ...]:
         crop_px: Their side.
     """
     made: dict[Any, tuple[str, int]] = {}
-    names = {layer: name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    names: dict[nn.Module, str] = {
+        layer: name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
+    }
 
     def note(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         if output.grad_fn is not None:
