@@ -97,7 +97,7 @@ def confusion_matrix(
     """Pictures by label (row) and answer (column), `int64 [classes, classes]`; an answer of -1 is in no column."""
     answered = predicted >= 0
     cells = np.ravel_multi_index((truth[answered], predicted[answered]), (classes, classes))
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64, copy=False)
 
 
 def classification_metrics(

@@ -53,8 +53,8 @@ class Architecture(Protocol):
         """Changes the module's number of classes only."""
         ...
 
-    def head(self, module: nn.Module) -> tuple[str, ...]:
-        """Names of the last layers, whose outputs are the classes."""
+    def head(self, module: nn.Module, crop_px: int) -> tuple[str, ...]:
+        """Names of the last layers, whose outputs are the classes, of a module for pictures of that side."""
         ...
 
     def ignores(self, name: str) -> bool:

@@ -196,7 +196,7 @@ def mixer(recipe: Recipe, classes: int) -> v2.Transform | None:
 
 
 def draw_preview(images: ImageSet, labels: Labels, preprocess: Preprocess, recipe: Recipe, output: Path) -> None:
-    """Draws a contact sheet: a row a picture, first as the device sees it, then as training might.
+    """Draws a contact sheet: a row a picture, first as the device sees it, then as training at full size might.
 
     The last rows are a batch after MixUp and CutMix, where the recipe has them.
 
@@ -211,12 +211,13 @@ def draw_preview(images: ImageSet, labels: Labels, preprocess: Preprocess, recip
         InputError: A picture cannot be read, or the file cannot be written; the message says which.
     """
     shown = images.take(_COLUMNS, seed=recipe.seed)
-    side = preprocess.crop_px
+    drawn_px = (recipe.epochs and recipe.train_px) or preprocess.crop_px
+    side = max(drawn_px, preprocess.crop_px)
     plain, augmented = DevicePictures(shown, preprocess), AugmentedPictures(shown, preprocess, recipe)
     rows: list[tuple[str, list[torch.Tensor]]] = []
     with untouched_rng():
         for index, image in enumerate(shown.images):
-            draws = [(index, seed_from(recipe.seed, "preview", index, n), side) for n in range(_COLUMNS - 1)]
+            draws = [(index, seed_from(recipe.seed, "preview", index, n), drawn_px) for n in range(_COLUMNS - 1)]
             title = f"{labels.names[image.label or 0]}: as the device sees it, then augmented"
             rows.append((title, [plain[index][0], *(augmented[draw][0] for draw in draws)]))
         mix = mixer(recipe, len(labels))

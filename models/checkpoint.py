@@ -247,12 +247,29 @@ def _unwrap(path: Path, content: object, depth: int = 0) -> tuple[Mapping[str, A
         return content, ()
     ema = [key for key in _EMA_WRAPPERS if isinstance(content.get(key), Mapping) and content[key]]
     plain = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping) and content[key]]
-    if (ema or plain) and depth < 3:
-        chosen = (ema + plain)[0]
-        weights, notes = _unwrap(path, content[chosen], depth + 1)
-        if ema and plain:
-            notes = (f"{path.name} holds two sets of weights: took the averaged '{chosen}', not '{plain[0]}'", *notes)
-        return weights, notes
+    sets = (*ema[:1], *plain[:1])
+    if sets and depth < 3:
+        found: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {}
+        for key in sets:
+            try:
+                found[key] = _unwrap(path, content[key], depth + 1)
+            except InputError:
+                if key == sets[-1] and not found:
+                    raise
+        chosen = next(iter(found))
+        note: tuple[str, ...] = ()
+        if len(sets) == 2:
+            averaged, other = sets
+            if len(found) == 1:
+                refused = averaged if chosen == other else other
+                note = (f"{path.name}: took '{chosen}', for '{refused}' is no state dict",)
+            elif absent := _absent(found[other][0], found[averaged][0]):
+                chosen = other
+                note = (f"{path.name}: took '{other}', for the averaged '{averaged}' lacks {absent[0]}",)
+            else:
+                note = (f"{path.name} holds two sets of weights: took the averaged '{averaged}', not '{other}'",)
+        weights, notes = found[chosen]
+        return weights, (*note, *notes)
     if any(isinstance(value, torch.Tensor) for value in content.values()):
         odd = next(
             f"{name!r} ({type(value).__name__})" for name, value in content.items() if not _is_weight(name, value)
@@ -260,6 +277,14 @@ def _unwrap(path: Path, content: object, depth: int = 0) -> tuple[Mapping[str, A
         raise InputError(f"{path} mixes weights with something else, {odd}: {_SAVE_REMEDY}")
     keys = ", ".join(map(repr, list(content)[:8])) or "nothing"
     raise InputError(f"{path} holds no state dict that edgecls can find, only {keys}: {_SAVE_REMEDY}")
+
+
+def _absent(plain: Mapping[str, Any], averaged: Mapping[str, Any]) -> list[str]:
+    """What averaged weights lack of the plain ones: averages of the parameters alone lack the batch statistics."""
+    names = {name.removeprefix("module.") for name in averaged}
+    needed = [name for name in plain if not name.endswith("num_batches_tracked")]
+    absent = [name for name in needed if name.removeprefix("module.") not in names]
+    return absent if len(absent) < len(needed) else []  # else they are named otherwise
 
 
 def _is_weight(name: object, value: object) -> bool:

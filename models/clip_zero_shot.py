@@ -10,7 +10,7 @@ import difflib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,8 @@ class ClipModel:
         tensors = weights.tensors
         reason = load_by_name(module, tensors, weights.metadata)
         if reason is not None:
-            tensors = _converted(module, tensors)
+            with suppress(Exception):  # open_clip's renaming may be of another CLIP's files
+                tensors = _converted(module, tensors)
             reason = load_by_name(module, tensors, None)
         if reason is not None:
             raise mismatch(self.model, checkpoint, Differences.between(tensors, module), reason, order_works=False)
@@ -246,13 +247,12 @@ class ClipModel:
             InputError: The tokenizer is not on this machine, or a text is longer than the model's context.
         """
         tokenizer = self._tokenizer()
-        if isinstance(tokenizer, open_clip.SimpleTokenizer):
-            most = tokenizer.context_length - 2  # without the tokens for start and end
-            for text in (template.replace("{}", name) for template in templates for name in classes.names):
-                if (length := len(tokenizer.encode(text))) > most:
-                    raise InputError(
-                        f"'{text}' has {length} tokens, and {self.model} reads {most}: shorten the class or --template."
-                    )
+        for text in (template.replace("{}", name) for template in templates for name in classes.names):
+            length, most = _lengths(tokenizer, text)
+            if length > most:
+                raise InputError(
+                    f"'{text}' has {length} tokens, and {self.model} reads {most}: shorten the class or --template."
+                )
         fillers = [lambda name, template=template: template.replace("{}", name) for template in templates]
         embeddings = open_clip.build_zero_shot_classifier(module, tokenizer, classes.names, fillers).T
         visual: Any = module.visual
@@ -268,6 +268,18 @@ class ClipModel:
         remedy = f"It is Hugging Face's {hub}: pip install transformers, and run this once where there is a network"
         with _as_input_error(f"the tokenizer of {self.model} cannot be opened", remedy if hub else ""), _quiet():
             return open_clip.get_tokenizer(self.identifier)
+
+
+def _lengths(tokenizer: Any, text: str) -> tuple[int, int]:
+    """Tokens of a text, and how many are read, without those that are added to every text."""
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        return len(tokenizer.encode(text)), tokenizer.context_length - 2
+    # Hugging Face's, which cut off in silence; open_clip cleans the text before.
+    clean = getattr(tokenizer, "clean_fn", None) or open_clip.tokenizer.get_clean_fn("canonicalize")
+    tokens = tokenizer.tokenizer(clean(text), add_special_tokens=False, truncation=False)["input_ids"]
+    if getattr(tokenizer, "tokenizer_mode", "") == "clips":
+        return len(tokens), tokenizer.context_length - 3
+    return len(tokens), tokenizer.context_length - tokenizer.tokenizer.num_special_tokens_to_add()
 
 
 def _converted(module: nn.Module, tensors: StateDict) -> StateDict:

@@ -17,7 +17,7 @@ from torch import nn
 
 from edgecls.models import torchvision_operators  # noqa: F401 (the factory may import torchvision)
 from edgecls.models.checkpoint import StateDict
-from edgecls.models.head import last_layer
+from edgecls.models.head import layers_of_logits
 from edgecls.models.preprocess_override import NOTHING_KNOWN, KnownPreprocess
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.labels import Labels
@@ -41,6 +41,11 @@ class FactoryModel:
         """The factory's name after its file's: `net_make`."""
         stem = Path(self._place).stem if self._place.endswith(".py") else self._place.rpartition(".")[2]
         return f"{stem}_{self._attribute}"
+
+    @property
+    def imported_as(self) -> str:
+        """What its code is called in `sys.modules`."""
+        return f"edgecls_factory_{Path(self._place).stem}" if self._place.endswith(".py") else self._place
 
     @cached_property
     def _module(self) -> nn.Module:
@@ -68,7 +73,7 @@ class FactoryModel:
         path = Path(self._place).resolve()
         if not path.is_file():
             raise InputError(f"there is no file {self._place} (looked in {path.parent}).")
-        name = f"edgecls_factory_{path.stem}"
+        name = self.imported_as
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
@@ -117,10 +122,16 @@ class FactoryModel:
     def fit_classes(self, module: nn.Module, classes: int) -> None:
         """Nothing: the code decides."""
 
-    def head(self, module: nn.Module) -> tuple[str, ...]:
-        """The last linear or convolutional layer."""
-        layer = last_layer(module)
-        return (layer,) if layer else ()
+    def head(self, module: nn.Module, crop_px: int) -> tuple[str, ...]:
+        """The layers that make the logits, whatever order the code names them in; none where that cannot be told.
+
+        Raises:
+            InputError: The network takes no such pictures, or returns no logits.
+        """
+        from edgecls.models.open import count_classes
+
+        count_classes(self._model, module.eval(), crop_px)
+        return layers_of_logits(module, crop_px)
 
     def ignores(self, name: str) -> bool:
         """Nothing: the code decides."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from edgecls.models.checkpoint import StateDict
@@ -17,6 +19,47 @@ def last_layer(module: nn.Module) -> str | None:
     """Name of the last linear or convolutional layer, which is the classifier in every torchvision model."""
     layers = [name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
     return layers[-1] if layers else None
+
+
+def layers_of_logits(module: nn.Module, crop_px: int) -> tuple[str, ...]:
+    """Names of the linear and convolutional layers from which the logits come with no other such layer between.
+
+    A distilled network has two of them. There is none where one of them has not as many outputs as there are classes:
+    something else makes the logits then.
+
+    Args:
+        module: In evaluation mode, with gradients; it runs once on black pictures.
+        crop_px: Their side.
+    """
+    made: dict[Any, tuple[str, int]] = {}
+    names: dict[nn.Module, str] = {
+        layer: name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
+    }
+
+    def note(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        if output.grad_fn is not None:
+            made[output.grad_fn] = (names[layer], output.shape[-1 if isinstance(layer, nn.Linear) else 1])
+
+    hooks = [layer.register_forward_hook(note) for layer in names]
+    try:
+        with torch.enable_grad():
+            logits = module(torch.zeros(2, 3, crop_px, crop_px))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last: set[Any] = set()
+    seen: set[Any] = set()
+    ahead: list[Any] = [logits.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node in made:
+            last.add(node)
+        elif node is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    if any(made[node][1] != logits.shape[1] for node in last):
+        return ()
+    return tuple(dict.fromkeys(name for node, (name, _) in made.items() if node in last))
 
 
 def fit_head(module: nn.Module, layer: str, tensors: StateDict) -> str | None:

@@ -37,6 +37,9 @@ Kernel = Literal["rbf", "linear"]
 MAX_PICTURES = 10_000
 """Time and memory of training grow with the square of the number of pictures: so many need about 3 GB."""
 
+MAX_DECISIONS = 250_000_000
+"""Pictures times pairs of classes, for each of which the calibration holds a number: so many are 2 GB."""
+
 PREPROCESS = Preprocess(
     mode="squash", resize_px=SIDE_PX, crop_px=SIDE_PX, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)
 )
@@ -91,18 +94,13 @@ def train_hog_svm(
         seed: Of the folds. The same pictures and seed give the same file.
 
     Raises:
-        InputError: There are more than 10,000 pictures (pass `--limit`), a class has fewer pictures than there are
-            folds, those of a fold look the same, a picture cannot be read, or the output cannot be written or is not
-            called `.onnx`.
+        InputError: There are more than 10,000 pictures (pass `--limit`) or too many classes, a class has fewer
+            pictures than there are folds, those of a fold look the same, a picture cannot be read, or the output cannot
+            be written or is not called `.onnx`.
         MissingExtraError: The extra `hog-svm` is not installed.
     """
-    _refuse_early(train, labels, output, folds)
-    try:
-        import onnx  # noqa: F401
-        import skimage.feature  # noqa: F401
-        import sklearn.svm  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(MODEL, "Training HOG and SVM", f"{error.name} is not installed") from error
+    refuse_hog_svm(output)
+    _refuse_pictures(train, labels, folds)
     with progress.stage("Describing the pictures", len(train)) as advance:
         features, broken = [], []
         for image in train.images:
@@ -145,6 +143,24 @@ def train_hog_svm(
         support_vectors=len(svc.support_),
         size_bytes=len(content),
     )
+
+
+def refuse_hog_svm(output: Path) -> None:
+    """Refuses what `train_hog_svm` could not do whatever the pictures are.
+
+    Raises:
+        InputError: The output cannot be written or is not called `.onnx`.
+        MissingExtraError: The extra `hog-svm` is not installed.
+    """
+    if output.suffix.lower() != ".onnx":
+        raise InputError(f"HOG and SVM are written as ONNX: call the output {output.with_suffix('.onnx').name}.")
+    refuse_unwritable(output)
+    try:
+        import onnx  # noqa: F401
+        import skimage.feature  # noqa: F401
+        import sklearn.svm  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(MODEL, "Training HOG and SVM", f"{error.name} is not installed") from error
 
 
 def hog_features(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -269,11 +285,8 @@ def _pairwise(svc: Any) -> NDArray[np.float64]:
     )
 
 
-def _refuse_early(train: ImageSet, labels: Labels, output: Path, folds: int) -> None:
-    """Everything that can be refused before the first picture is read."""
-    if output.suffix.lower() != ".onnx":
-        raise InputError(f"HOG and SVM are written as ONNX: call the output {output.with_suffix('.onnx').name}.")
-    refuse_unwritable(output)
+def _refuse_pictures(train: ImageSet, labels: Labels, folds: int) -> None:
+    """Everything that can be refused before the first picture is decoded."""
     if folds < 2:
         raise InputError(f"cross-validation in {folds} folds is impossible: give 2 or more.")
     if len(labels) < 2:
@@ -282,6 +295,15 @@ def _refuse_early(train: ImageSet, labels: Labels, output: Path, folds: int) -> 
         raise InputError(
             f"{train.root} holds {len(train)} pictures; training an SVM takes time and memory with the square of their "
             f"number, so at most {MAX_PICTURES} are taken: pass --limit {MAX_PICTURES}, or train a network."
+        )
+    pairs = len(labels) * (len(labels) - 1) // 2
+    if len(train) * pairs > MAX_DECISIONS:
+        limit = MAX_DECISIONS // pairs
+        raise InputError(
+            f"{len(train)} pictures of {len(labels)} classes make {pairs} decisions between two classes for each "
+            f"picture, {len(train) * pairs * 8 / 1e9:.0f} GB: "
+            + (f"pass --limit {limit}, " if limit >= folds * len(labels) else "leave classes out, ")
+            + "or train a network."
         )
     counts = Counter(image.label for image in train.images)
     if None in counts:

@@ -211,13 +211,20 @@ def _open_torch(
             sha256 = weights.sha256
         module = module.cpu().float().eval().requires_grad_(False)
         classes = count_classes(model, module, preprocess.crop_px)
+    default = architecture.default_labels(classes) if card is None else card.labels
+    if checkpoint is not None and card is None and labels is None and default is not None:
+        notes = (
+            *notes,
+            f"{checkpoint.name} does not name its {classes} classes, which are taken for {model}'s own "
+            f"({default.names[0]}, ...): name others with --labels FILE",
+        )
     return Classifier(
         name=_file_name(architecture.name),
         model=model,
         source=module,
         preprocess=preprocess,
         preprocess_source=sources,
-        labels=_labels(labels, classes, architecture.default_labels(classes) if card is None else card.labels),
+        labels=_labels(labels, classes, default),
         checkpoint_sha256=sha256,
         notes=notes,
     )
@@ -277,9 +284,16 @@ def load_checkpoint(
     Raises:
         InputError: The checkpoint does not fit; the message lists where they differ.
     """
+    from edgecls.models.checkpoint import recognise
     from edgecls.models.matching import Differences, load_by_name, mismatch, names_from_order
 
+    ordered = recognise(checkpoint.path) != "safetensors"
     weights = checkpoint.renamed(module.state_dict().keys()).without(architecture.ignores)
+    if match == "order" and not ordered:
+        raise InputError(
+            f"{checkpoint.path} is a safetensors file, which sorts its tensors by name, so that their order means "
+            "nothing: leave out --match order, or pass the file of torch.save that it was made from."
+        )
     if match == "order":
         architecture.fit_classes(module, _rows_of_last(weights))
         try:
@@ -303,7 +317,7 @@ def load_checkpoint(
     try:
         architecture.fit_classes(module, _rows_of_last(weights))
         names_from_order(module, weights.tensors)
-        order_works = True
+        order_works = ordered
     except InputError:
         order_works = False
     raise mismatch(model, checkpoint, differences, reason, order_works=order_works)

@@ -135,7 +135,7 @@ class TimmModel:
         else:
             module.reset_classifier(classes)  # type: ignore[operator]
 
-    def head(self, module: nn.Module) -> tuple[str, ...]:
+    def head(self, module: nn.Module, crop_px: int) -> tuple[str, ...]:
         """The layers that the configuration names, as `reset_classifier` left them."""
         modules = dict(module.named_modules())
         return tuple(layer for layer in self._head_layers() if layer in modules)

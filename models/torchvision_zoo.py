@@ -117,7 +117,7 @@ class TorchvisionModel:
         if layer:
             resize_classes(module, layer, classes)
 
-    def head(self, module: nn.Module) -> tuple[str, ...]:
+    def head(self, module: nn.Module, crop_px: int) -> tuple[str, ...]:
         """The last layer."""
         layer = last_layer(module)
         return (layer,) if layer else ()

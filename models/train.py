@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from edgecls.models.card import ModelCard
 from edgecls.models.preprocess_override import PreprocessOverride, resolve_preprocess
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
-from edgecls.models.training_record import Start, TrainingRecord
+from edgecls.models.training_record import Start, TrainingRecord, library_versions
 from edgecls.runtime.atomic_file import atomic_file, refuse_unwritable
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from edgecls.models.architecture import Architecture
     from edgecls.models.checkpoint import Checkpoint, StateDict
+    from edgecls.models.trainer import Condition
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def train(
 ) -> TrainResult:
     """Fine-tunes a network, or trains it from scratch, and writes its weights.
 
-    On a CPU, a training that was killed and resumed gives the same weights, bit for bit, as one that was not, with the
-    same number of threads.
+    On a CPU, a training that was killed and resumed gives the same weights, bit for bit, as one that was not. What else
+    they depend on, such as the number of threads, must be as it was.
 
     Args:
         arch: A torchvision or timm name, or a factory; see `open_classifier`.
@@ -75,7 +77,8 @@ def train(
 
     Raises:
         InputError: The architecture, weights and options do not fit together; there is an unfinished training at
-            `output`, or none to resume; the loss is no number; memory runs out. The message names the remedy.
+            `output`, none to resume, or one that would go on otherwise; the loss is no number; memory runs out; a
+            weight is too large for 16 bits. The message names the remedy.
     """
     import torch
 
@@ -95,12 +98,13 @@ def train(
             )
             trainer = Trainer(
                 network,
-                architecture.head(network),
+                architecture.head(network, preprocess.crop_px),
                 data,
                 preprocess,
                 recipe,
                 state_file=unfinished_training(output),
                 key=_key(arch, data, preprocess, recipe, start_sha256),
+                conditions=_conditions(architecture, network),
                 workers=workers,
                 progress=progress,
             )
@@ -108,7 +112,7 @@ def train(
                 trainer.resume()
             weights, epochs, best = trainer.run()
             if half:
-                weights = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
+                weights = _halved(weights)
             _, val_top1, val_balanced = trainer.validate(weights)
             card = ModelCard(model=arch, preprocess=preprocess, labels=data.labels)
             content = _safetensors(weights, card)
@@ -116,6 +120,8 @@ def train(
                 **_facts_of(arch, data, preprocess, recipe),
                 start=start,
                 start_sha256=start_sha256,
+                match=match,
+                half=half,
                 device=trainer.device,
                 best=best,
                 val_top1=val_top1,
@@ -209,10 +215,15 @@ def _starting_network(
     network = network.cpu().float().requires_grad_(True)
     architecture.fit_classes(network, classes)
     answers = count_classes(arch, network.eval(), preprocess.crop_px)
-    if answers != classes or not architecture.head(network):
+    if answers != classes:
         raise InputError(
             f"{arch} answers with {answers} classes and the pictures have {classes}: let it return logits of "
-            f"{classes} classes, from a linear or convolutional last layer."
+            f"{classes} classes."
+        )
+    if not architecture.head(network, preprocess.crop_px):
+        raise InputError(
+            f"which layer of {arch} makes its {classes} logits cannot be told, and that layer learns first: let them "
+            f"come from a torch.nn.Linear or Conv2d with {classes} outputs."
         )
     return network, start, sha256
 
@@ -237,7 +248,7 @@ def _starting_weights(
         weights = read_checkpoint(checkpoint)
         network = architecture.build(preprocess.crop_px)
         if match == "name":
-            weights = _with_head(weights, architecture, network)
+            weights = _with_head(weights, architecture, network, preprocess.crop_px)
         load_checkpoint(architecture, arch, network, weights, match)
         return network, "checkpoint", weights.sha256
     try:
@@ -247,14 +258,13 @@ def _starting_weights(
     return network, "library", None if file is None else sha256_of(file)
 
 
-def _with_head(weights: Checkpoint, architecture: Architecture, network: nn.Module) -> Checkpoint:
+def _with_head(weights: Checkpoint, architecture: Architecture, network: nn.Module, crop_px: int) -> Checkpoint:
     """The weights; those of a backbone, of which the head alone is missing, with the network's own."""
     from edgecls.models.matching import Differences
 
     own = network.state_dict()
-    head = {
-        name: own[name] for name in own if name.startswith(tuple(f"{layer}." for layer in architecture.head(network)))
-    }
+    layers = tuple(f"{layer}." for layer in architecture.head(network, crop_px))
+    head = {name: own[name] for name in own if name.startswith(layers)}
     named = weights.renamed(own.keys()).without(architecture.ignores)
     for tensors in filter(None, (named.tensors, architecture.converted(network, named.tensors))):
         differences = Differences.between(tensors, network)
@@ -270,6 +280,49 @@ def _key(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Recipe, 
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
+def _conditions(architecture: Architecture, network: nn.Module) -> list[Condition]:
+    """What decides about the weights beside what was asked for."""
+    import torch
+
+    return [
+        *((name, version, f"install {name} {{}}") for name, version in library_versions().items()),
+        ("--threads", str(torch.get_num_threads()), "give --threads {}"),
+        ("code of the network", _code_sha256(architecture, network), "put the code back as it was"),
+    ]
+
+
+def _code_sha256(architecture: Architecture, network: nn.Module) -> str:
+    """Of the files that define the network's layers and its factory, and of its tensors' names and shapes."""
+    from edgecls.models.checkpoint import sha256_of
+    from edgecls.models.factory import FactoryModel
+
+    names = {type(layer).__module__ for layer in network.modules()}
+    if isinstance(architecture, FactoryModel):
+        names.add(architecture.imported_as)
+    files = [Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in names]
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in network.state_dict().items()]
+    parts = (sorted(sha256_of(file) for file in files if file.is_file()), shapes)
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
+
+
+def _halved(weights: StateDict) -> StateDict:
+    """The weights as 16-bit floats.
+
+    Raises:
+        InputError: One of them is too large.
+    """
+    import torch
+
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
+    endless = [name for name, tensor in halved.items() if not torch.isfinite(tensor).all()]
+    if endless:
+        raise InputError(
+            f"'{endless[0]}' holds {weights[endless[0]].abs().max():.3g}, and 16-bit floats end at 65504: leave out "
+            "--half, and give --resume, which writes the weights without training again."
+        )
+    return halved
+
+
 def _facts_of(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Recipe) -> dict[str, Any]:
     """What the record says of the question, before any answer."""
     import torch
@@ -278,9 +331,10 @@ def _facts_of(arch: str, data: TrainingData, preprocess: Preprocess, recipe: Rec
         "model": arch,
         "preprocess": preprocess,
         "recipe": recipe,
-        "torch": str(torch.__version__),
+        **library_versions(),
         "threads": torch.get_num_threads(),
         "classes": len(data.labels),
+        "limit": data.limit,
         "train_images": len(data.train),
         "train_sha256": data.train.digest,
         "val_images": len(data.val),

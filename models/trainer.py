@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import torch
@@ -42,7 +43,12 @@ from edgecls.runtime.preprocess import Preprocess
 from edgecls.runtime.progress import Advance, Progress
 
 _SAVE_EVERY_S = 120.0
+_KILLED_WORKER = re.compile(r"^DataLoader worker \(pid")
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+Condition: TypeAlias = tuple[str, str, str]
+"""What it is called in a message, its value, and how to have another again, with `{}` for that."""
 
 
 @dataclass
@@ -73,6 +79,7 @@ class Trainer:
         recipe: How.
         state_file: Where the training is kept from time to time; removed by `finish`.
         key: What must be equal for a state to be continued.
+        conditions: What must be equal too, because the weights depend on it.
         workers: Processes that decode and augment; 0 does it in this one.
         progress: Told about epochs.
     """
@@ -87,6 +94,7 @@ class Trainer:
         *,
         state_file: Path,
         key: str,
+        conditions: Sequence[Condition] = (),
         workers: int,
         progress: Progress,
     ) -> None:
@@ -99,7 +107,10 @@ class Trainer:
         self._head = [network.get_submodule(name) for name in head]
         self._data, self._preprocess, self._recipe = data, preprocess, recipe
         self._state_file, self._key = state_file, key
+        processes = str(self._accelerator.num_processes)
+        self._conditions = [*conditions, ("processes", processes, "launch {} processes")]
         self._workers, self._progress = workers, progress
+        self._phases = [("head", recipe.head_epochs), ("all", recipe.epochs)]
         self._state = _State()
         self._batch = min(recipe.batch_size, len(data.train))
         self._share = -(-self._batch // self._accelerator.num_processes)
@@ -119,7 +130,7 @@ class Trainer:
         path = self._state_file
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            key, state = saved.pop("key"), saved.pop("state")
+            key, state, conditions = saved.pop("key"), saved.pop("state"), saved.pop("conditions", {})
         except Exception as error:  # a damaged pickle raises anything
             raise InputError(
                 f"{path} is damaged ({type(error).__name__}): delete it and train from the start."
@@ -129,6 +140,12 @@ class Trainer:
                 f"{path} belongs to another training (other pictures, weights or options): repeat the options of "
                 "that one, or delete the file and train without --resume."
             )
+        for name, value, remedy in self._conditions:
+            if conditions.get(name, value) != value:
+                raise InputError(
+                    f"the training of {path} was begun with {name} {conditions[name]} and would go on with {value}, to "
+                    f"other weights: {remedy.format(conditions[name])}, or delete the file and train without --resume."
+                )
         best = state.pop("best")
         self._state = _State(
             **state,
@@ -147,10 +164,9 @@ class Trainer:
         Raises:
             InputError: The loss is no number any more, or memory runs out; the message names the option to change.
         """
-        phases = [("head", self._recipe.head_epochs), ("all", self._recipe.epochs)]
         with self._memory_is_short_of():
             self._rehearse()
-            for number, (phase, epochs) in enumerate(phases):
+            for number, (phase, epochs) in enumerate(self._phases):
                 if number >= self._state.phase and epochs:
                     with self._progress.stage(f"Training ({phase})", epochs) as advance:
                         self._learn(phase, epochs, advance)
@@ -182,34 +198,44 @@ class Trainer:
         return self._validate(self._network.eval())
 
     def _rehearse(self) -> None:
-        """One full step on a copy: memory that would run out in the second phase, hours later, runs out now.
+        """One step of each phase on a copy, at its largest side and with the optimizer's moments.
 
-        So does a side that the network cannot take; two pictures show that.
+        Memory that would run out in the second phase, hours later, runs out now. The copy takes the room of the
+        averaged weights. A side that the network cannot take is found too; two pictures show that.
         """
-        crop_px, recipe = self._preprocess.crop_px, self._recipe
+        crop_px = self._preprocess.crop_px
         if self._batch // self._accelerator.num_processes < 2:
             raise InputError(
                 f"a step has {self._batch} pictures for {self._accelerator.num_processes} processes, and batch "
                 "normalisation needs two in each: give a larger --batch-size "
                 f"(or more than the {len(self._data.train)} training pictures)."
             )
-        sides = {crop_px, *(recipe.side_px(crop_px, epoch) for epoch in range(recipe.epochs))}
-        network = copy.deepcopy(self._network).train()
-        for side_px in sorted(sides, key=lambda side_px: (side_px != crop_px, side_px)):
-            count = self._share if side_px == max(sides) else 2
-            try:
-                self._rehearse_step(network, count, side_px)
-            except Exception as error:  # the network's own code
-                if isinstance(error, InputError) or _is_of_memory(error):
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-                raise InputError(
-                    f"the network does not learn from pictures of {crop_px} px, which it classifies ({reason}): "
-                    "its forward must return logits that have gradients in training mode too."
-                    if side_px == crop_px
-                    else f"the network takes pictures of {crop_px} px and none of {side_px} px ({reason}): leave out "
-                    "--train-px and --start-px, or give sides that it can take."
-                ) from error
+        network, head = copy.deepcopy((self._network, self._head))
+        for phase, epochs in self._phases:
+            sides = set(self._sides(phase, epochs))
+            if not sides:
+                continue
+            _begin_phase(network, head, phase)
+            _set_mode(network, head, phase)
+            optimizer = torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=0.0, fused=True)
+            for side_px in sorted(sides, key=lambda side_px: (side_px != crop_px, side_px)):
+                count = self._share if side_px == max(sides) else 2
+                try:
+                    self._rehearse_step(network, count, side_px)
+                    if side_px == max(sides):
+                        optimizer.step()
+                except Exception as error:  # the network's own code
+                    if isinstance(error, InputError) or _is_of_memory(error):
+                        raise
+                    reason = f"{type(error).__name__}: {error}"
+                    raise InputError(
+                        f"the network does not learn from pictures of {crop_px} px, which it classifies ({reason}): "
+                        "its forward must return logits that have gradients in training mode too."
+                        if side_px == crop_px
+                        else f"the network takes pictures of {crop_px} px and none of {side_px} px ({reason}): leave "
+                        "out --train-px and --start-px, or give sides that it can take."
+                    ) from error
+                optimizer.zero_grad()
 
     def _rehearse_step(self, network: nn.Module, count: int, side_px: int) -> None:
         pixels = torch.zeros(count, 3, side_px, side_px, dtype=torch.uint8, device=self._accelerator.device)
@@ -225,10 +251,7 @@ class Trainer:
 
     def _learn(self, phase: str, epochs: int, advance_epochs: Advance) -> None:
         recipe, state, network = self._recipe, self._state, self._network
-        for parameter in network.parameters():
-            parameter.requires_grad_(phase == "all")
-        for layer in self._head:
-            layer.requires_grad_(True)
+        _begin_phase(network, self._head, phase)
         per_epoch, steps = self._steps_per_epoch, epochs * self._steps_per_epoch
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=recipe.learning_rate, fused=True)
         schedule = self._schedule(optimizer, steps)
@@ -237,15 +260,14 @@ class Trainer:
         model, prepared = self._accelerator.prepare(network, optimizer)
         if state.tensors:
             self._restore(optimizer, average)
-        crop_px = self._preprocess.crop_px
-        sides = [recipe.side_px(crop_px, epoch) if phase == "all" else crop_px for epoch in range(epochs)]
+        sides = self._sides(phase, epochs)
         batches = self._batches(phase, steps, sides)
         began = time.monotonic() - state.seconds
         saved = time.monotonic()
         advance_epochs(state.step // per_epoch)
         while state.step < steps and not self._has_settled(phase):
             epoch = state.step // per_epoch
-            self._set_mode(phase)
+            _set_mode(network, self._head, phase)
             with self._progress.stage(f"Epoch {epoch + 1} of {epochs}", per_epoch) as advance:
                 advance(state.step % per_epoch)
                 while state.step < (epoch + 1) * per_epoch:
@@ -284,6 +306,11 @@ class Trainer:
             vars(network).pop(name, None)
         if own_forward is not None:
             network.forward = own_forward
+
+    def _sides(self, phase: str, epochs: int) -> list[int]:
+        """Side of the crops for each epoch of the phase."""
+        crop_px = self._preprocess.crop_px
+        return [self._recipe.side_px(crop_px, epoch) if phase == "all" else crop_px for epoch in range(epochs)]
 
     def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> CosineLRScheduler:
         """Up to the learning rate in a line, and from there down to zero along a cosine."""
@@ -413,10 +440,10 @@ class Trainer:
             return list(param_groups_weight_decay(network, recipe.weight_decay))
         if hasattr(network, "group_matcher"):
             return list(param_groups_layer_decay(network, recipe.weight_decay, layer_decay=recipe.layer_decay))
-        # timm tells the depth of layers of networks that are not its own, once it knows where the head begins.
+        # timm tells the depth of layers of networks that are not its own, once it knows how names in the head begin.
         modules = {id(module): name for name, module in network.named_modules()}
         had = getattr(network, "pretrained_cfg", None)
-        network.pretrained_cfg = {"classifier": tuple(modules[id(layer)] for layer in self._head)}  # type: ignore[assignment]
+        network.pretrained_cfg = {"classifier": tuple(f"{modules[id(layer)]}." for layer in self._head)}  # type: ignore[assignment]
         try:
             return list(param_groups_layer_decay(network, recipe.weight_decay, layer_decay=recipe.layer_decay))
         finally:
@@ -424,12 +451,6 @@ class Trainer:
                 del network.pretrained_cfg
             else:
                 network.pretrained_cfg = had
-
-    def _set_mode(self, phase: str) -> None:
-        """A frozen backbone keeps its batch statistics."""
-        self._network.train(phase == "all")
-        for layer in self._head:
-            layer.train()
 
     def _class_weights(self) -> torch.Tensor | None:
         if not self._recipe.class_weights:
@@ -444,6 +465,7 @@ class Trainer:
         state, scaler = self._state, self._accelerator.scaler
         document = {
             "key": self._key,
+            "conditions": {name: value for name, value, _ in self._conditions},
             "state": {
                 "phase": state.phase,
                 "step": state.step,
@@ -483,12 +505,27 @@ class Trainer:
                     f"memory ran out with {self._batch} pictures of {self._preprocess.crop_px} px a step: "
                     f"give --batch-size {max(2, self._batch // 2)}, or smaller --resize and --crop."
                 ) from error
-            if "DataLoader worker" in text:
+            if _KILLED_WORKER.search(text):  # not an error in a worker, which names its cause itself
+                go_on = ", and continue with --resume" if self._state_file.exists() else ""
                 raise InputError(
                     f"a process that decodes pictures died ({text.splitlines()[0]}), mostly for want of memory: "
-                    f"give fewer --workers (now {self._workers}), and continue with --resume."
+                    f"give fewer --workers (now {self._workers}){go_on}."
                 ) from error
             raise
+
+
+def _begin_phase(network: nn.Module, head: Sequence[nn.Module], phase: str) -> None:
+    """What learns in the phase has gradients."""
+    network.requires_grad_(phase == "all")
+    for layer in head:
+        layer.requires_grad_(True)
+
+
+def _set_mode(network: nn.Module, head: Sequence[nn.Module], phase: str) -> None:
+    """A frozen backbone keeps its batch statistics."""
+    network.train(phase == "all")
+    for layer in head:
+        layer.train()
 
 
 def _is_of_memory(error: Exception) -> bool:

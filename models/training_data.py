@@ -34,6 +34,8 @@ class TrainingData:
     """The names of the class folders, in alphabetical order."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
+    limit: int | None = None
+    """At most so many training pictures were taken."""
 
     @classmethod
     def open(
@@ -42,18 +44,20 @@ class TrainingData:
         *,
         val_fraction: float | None = 0.1,
         limit: int | None = None,
+        decode: bool = True,
         progress: Progress = SilentProgress(),  # noqa: B008 (stateless)
     ) -> TrainingData:
         """Opens a folder with `train/` and `val/` in it, or one folder of classes that is split.
 
         The split takes `val_fraction` of every class, at least one picture, by content hash: the same pictures on
-        every machine, whatever the files are called. Every picture is decoded once.
+        every machine, whatever the files are called.
 
         Args:
             root: The folder.
             val_fraction: Share that validates where there is no `val/`, 0..1; None validates nothing, and leaves a
                 `val/` unread.
             limit: Take at most so many training pictures, spread over the classes.
+            decode: Whether every picture is decoded once; without it, broken ones are found by who uses them.
             progress: Told about the decoding.
 
         Raises:
@@ -71,14 +75,17 @@ class TrainingData:
             elif validation is not None:
                 val, notes = _labelled_validation(validation, labels)
                 _refuse_overlap(train, val)
+                _refuse_lone(train, labels, "what it shares with others of its class cannot be learned from it")
             else:
-                train, val = _split(train, labels, val_fraction)
+                _refuse_lone(train, labels, "both training and validation need one")
+                train, val = _split(train, val_fraction)
         if limit is not None:
             train = train.take(limit)
         _refuse_untaught(train, labels)
-        with progress.stage("Decoding every picture once"):
-            _refuse_unreadable(train, val)
-        return cls(train, val, labels, (*notes, *_imbalance(train, labels)))
+        if decode:
+            with progress.stage("Decoding every picture once"):
+                _refuse_unreadable(train, val)
+        return cls(train, val, labels, (*notes, *_imbalance(train, labels)), limit)
 
 
 def _parts(root: Path, *, needs_val: bool) -> tuple[Path | None, Path | None]:
@@ -159,16 +166,10 @@ def _labelled_validation(root: Path, labels: Labels) -> tuple[ImageSet, tuple[st
     return _labelled(images, labels)[0], notes
 
 
-def _split(images: ImageSet, labels: Labels, val_fraction: float) -> tuple[ImageSet, ImageSet]:
+def _split(images: ImageSet, val_fraction: float) -> tuple[ImageSet, ImageSet]:
     members: dict[int, dict[str, list[ImageFile]]] = {}
     for image in images.images:
         members.setdefault(image.label or 0, {}).setdefault(image.sha256, []).append(image)
-    lone = [labels.names[label] for label, contents in members.items() if len(contents) < 2]
-    if lone:
-        raise InputError(
-            f"{images.root}: {_listed(lone)} has only one picture (copies count once), and both training and "
-            "validation need one. Add pictures or remove the class."
-        )
     held_out = {
         content
         for contents in members.values()
@@ -178,6 +179,16 @@ def _split(images: ImageSet, labels: Labels, val_fraction: float) -> tuple[Image
     train = [image for image in images.images if image.sha256 not in held_out]
     val = [image for image in images.images if image.sha256 in held_out]
     return _replaced(images, train), _replaced(images, val)
+
+
+def _refuse_lone(images: ImageSet, labels: Labels, reason: str) -> None:
+    counts = Counter(label for label, _ in {(image.label, image.sha256) for image in images.images})
+    lone = [name for index, name in enumerate(labels.names) if counts[index] == 1]
+    if lone:
+        raise InputError(
+            f"{images.root}: {_listed(lone)} has only one picture (copies count once), and {reason}. "
+            "Add pictures or remove the class."
+        )
 
 
 def _replaced(images: ImageSet, files: Sequence[ImageFile]) -> ImageSet:

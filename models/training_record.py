@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Literal
 
 import msgspec
@@ -10,6 +11,11 @@ from edgecls.models.recipe import Recipe
 from edgecls.runtime.preprocess import Preprocess
 
 Start = Literal["scratch", "library", "checkpoint"]
+
+
+def library_versions() -> dict[str, str]:
+    """What computes the network and what prepares its pictures: fields of a `TrainingRecord`."""
+    return {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "pillow")}
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +49,13 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Where the weights came from."""
     start_sha256: str | None
     """Of the file that they came from."""
+    match: Literal["name", "order"] = "name"
+    """How the file's tensors found their places."""
     preprocess: Preprocess
     recipe: Recipe
     classes: int
+    limit: int | None = None
+    """At most so many training pictures were taken."""
     train_images: int
     train_sha256: str
     """Digest of the training pictures with their labels, independent of names and order."""
@@ -54,6 +64,9 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     torch: str
     """Version."""
+    torchvision: str | None = None
+    timm: str | None = None
+    pillow: str | None = None
     threads: int
     best: Epoch
     val_top1: float
@@ -61,6 +74,8 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     val_balanced: float
     seconds: float
     """Of training, without the reading of the pictures."""
+    half: bool = False
+    """Whether the weights are stored as 16-bit floats."""
     weights_sha256: str
     """Of the file of weights."""
     epochs: tuple[Epoch, ...]

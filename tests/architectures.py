@@ -36,7 +36,7 @@ def opened(name: str, pictures: ImageSet, side_px: int | None = None) -> Classif
         override = PreprocessOverride(resize_px=side_px, crop_px=side_px)
         preprocess, sources = resolve_preprocess(name, architecture.known_preprocess(), override)
         module = architecture.build(preprocess.crop_px)
-        for layer in architecture.head(module):
+        for layer in architecture.head(module, preprocess.crop_px):
             nn.init.normal_(module.get_submodule(layer).weight, std=0.05)  # torchvision's ViT begins with zeros
         for parameter_name, parameter in module.named_parameters():
             if parameter_name.endswith(("layer_scale", "gamma")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,15 +67,15 @@ def command(
         evaluation, answers = evaluate(classifier, images, threads=threads, progress=progress)
         truth = answers.labels
         assert truth is not None
-        counts = confusion_matrix(truth, answers.top[0][:, 0], len(classifier.labels))
+        predicted = answers.top[0][:, 0]
         if output is not None:
             write_evaluation(evaluation, answers, output)
         if confusion is not None:
             from edgecls.bench.confusion_picture import draw_confusion
 
-            draw_confusion(counts, classifier.labels, confusion)
+            draw_confusion(confusion_matrix(truth, predicted, len(classifier.labels)), classifier.labels, confusion)
     metrics = evaluation.metrics
-    lines = [_headline(metrics), "", _worst_classes(metrics, counts, classifier.labels), ""]
+    lines = [_headline(metrics), "", _worst_classes(metrics, truth, predicted, classifier.labels), ""]
     lines += [f"{what}: {path}" for what, path in (("evaluation", output), ("confusion", confusion)) if path]
     if not evaluation.valid:
         lines += ["NOT VALID:", *(f"  {reason}" for reason in evaluation.reasons)]
@@ -103,7 +104,9 @@ def _headline(metrics: ClassificationMetrics) -> str:
     return table_text(list(figures), [list(figures.values())])
 
 
-def _worst_classes(metrics: ClassificationMetrics, counts: NDArray[np.int64], labels: Labels) -> str:
+def _worst_classes(
+    metrics: ClassificationMetrics, truth: NDArray[np.int32], predicted: NDArray[np.int32], labels: Labels
+) -> str:
     """The classes of lowest F1 (recall, where there is none) that have pictures, and what they are taken for."""
 
     def worth(entry: ClassMetrics) -> float:
@@ -113,9 +116,10 @@ def _worst_classes(metrics: ClassificationMetrics, counts: NDArray[np.int64], la
     title = "worst classes" if len(present) > _WORST else "class"
     rows = []
     for entry in present[:_WORST]:
-        wrong = counts[entry.index].copy()
-        wrong[entry.index] = 0
-        taken_for = f"{labels.names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-"
+        wrong = Counter(predicted[(truth == entry.index) & (predicted != entry.index) & (predicted >= 0)].tolist())
+        # Of equals the first class.
+        index, times = min(wrong.items(), key=lambda item: (-item[1], item[0]), default=(-1, 0))
+        taken_for = f"{labels.names[index]} ({times})" if times else "-"
         rates = [_rate(entry.precision), _rate(entry.recall), _rate(entry.f1)]
         rows.append([entry.label, str(entry.n), str(entry.correct), *rates, taken_for])
     return table_text([title, "pictures", "right", "precision", "recall", "F1", "mostly taken for"], rows)

@@ -22,7 +22,6 @@ from edgecls.parameter_types import INPUT_FILE, INPUT_FOLDER, one_of, output_fil
 
 if TYPE_CHECKING:
     from edgecls.models.recipe import Recipe
-    from edgecls.runtime import Preprocess
 
 _HOG_SVM = {"data", "arch", "kernel", "limit", "seed", "output", "json", "quiet"}
 """Options that it takes."""
@@ -117,6 +116,8 @@ def command(
     if on_command_line("kernel"):
         raise click.UsageError(f"--kernel {kernel} is for --arch hog-svm, and this is {arch}: leave it out.")
     recipe = _recipe(fields, from_scratch=from_scratch, freeze=freeze, seed=seed)
+    if preview is not None:
+        return _preview(console, data, arch, override, checkpoint, recipe, limit, preview)
     output = output or Path("model.safetensors")
     # What `accelerate launch` and `torchrun` tell each process that they start.
     rank, ranks_here = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -125,11 +126,9 @@ def command(
         from edgecls.models.train import input_of, refuse_output, refuse_start, train
         from edgecls.models.training_memory import keep_freed_memory
 
-        refuse_overwriting(preview or output, filter(None, (model_file(arch), checkpoint)))
+        refuse_overwriting(output, filter(None, (model_file(arch), checkpoint)))
         # First what costs nothing: the pictures may take an hour to read.
         preprocess = input_of(arch, override, checkpoint)
-        if preview is not None:
-            return _preview(console, data, preprocess, recipe, limit, preview)
         refuse_output(output, resume=resume)
         start: dict[str, Any] = {"from_scratch": from_scratch, "checkpoint": checkpoint, "match": match}
         refuse_start(arch, preprocess, **start)
@@ -191,11 +190,12 @@ def _refuse_options_of_networks() -> None:
 
 
 def _train_hog_svm(console: Console, data: Path, kernel: Any, limit: int | None, seed: int, output: Path) -> int:
-    from edgecls.models.hog_svm import train_hog_svm
+    from edgecls.models.hog_svm import refuse_hog_svm, train_hog_svm
     from edgecls.models.training_data import TrainingData
 
     with console.work() as progress:
-        pictures = TrainingData.open(data, val_fraction=None, limit=limit, progress=progress)
+        refuse_hog_svm(output)
+        pictures = TrainingData.open(data, val_fraction=None, limit=limit, decode=False, progress=progress)
         for note in pictures.notes:
             progress.note(note)
         result = train_hog_svm(
@@ -213,12 +213,34 @@ def _train_hog_svm(console: Console, data: Path, kernel: Any, limit: int | None,
 
 
 def _preview(
-    console: Console, data: Path, preprocess: Preprocess, recipe: Recipe, limit: int | None, output: Path
+    console: Console,
+    data: Path,
+    arch: str,
+    override: Any,
+    checkpoint: Path | None,
+    recipe: Recipe,
+    limit: int | None,
+    output: Path,
 ) -> int:
-    from edgecls.models.augment import draw_preview
+    from edgecls.extra import needs_extra
+    from edgecls.models import model_file
     from edgecls.models.training_data import TrainingData
+    from edgecls.runtime.atomic_file import refuse_overwriting, refuse_unwritable
+    from edgecls.runtime.errors import InputError
 
-    pictures = TrainingData.open(data, val_fraction=recipe.val_fraction, limit=limit)
-    draw_preview(pictures.train, pictures.labels, preprocess, recipe, output)
+    with console.work() as progress, needs_extra("train", "Training"):
+        from edgecls.models.augment import draw_preview
+        from edgecls.models.train import input_of
+
+        refuse_overwriting(output, filter(None, (model_file(arch), checkpoint)))
+        if data.resolve() in output.resolve().parents:
+            raise InputError(f"{output} would be one of the pictures of {data}: give --preview another folder.")
+        refuse_unwritable(output)
+        preprocess = input_of(arch, override, checkpoint)
+        pictures = TrainingData.open(
+            data, val_fraction=recipe.val_fraction, limit=limit, decode=False, progress=progress
+        )
+        with progress.stage("Drawing"):
+            draw_preview(pictures.train, pictures.labels, preprocess, recipe, output)
     console.result({"path": output}, str(output))
     return 0

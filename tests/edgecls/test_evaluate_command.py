@@ -59,6 +59,14 @@ def test_the_figures_the_worst_classes_and_the_doubt(project, capsys):
         assert picture.format == "PNG"
 
 
+def test_thousands_of_classes_need_no_matrix(project, capsys, monkeypatch):
+    monkeypatch.setattr("edgecls.bench.metrics.confusion_matrix", lambda *_: pytest.fail("nobody asked for it"))
+    (project / "net.py").write_text(NET.replace("(0, 2)", "(0, 98)"))
+    (project / "labels.txt").write_text("red\ngreen\nblue\n" + "".join(f"more {n}\n" for n in range(98)))
+    assert cli.main(["evaluate", "--data", "data"]) == 0
+    assert "red (2)" in capsys.readouterr().out
+
+
 def test_json_is_the_evaluation(project, capfd):
     assert cli.main(["evaluate", "--data", "data", "--json", "--limit", "5", "-o", "e.json"]) == 0
     printed = capfd.readouterr().out

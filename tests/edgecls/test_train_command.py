@@ -10,6 +10,7 @@ from training_pictures import write_network, write_pictures
 
 from edgecls import cli
 from edgecls.models.training_data import TrainingData
+from edgecls.runtime import ImageSet
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,20 @@ def test_a_preview_trains_nothing(pictures, tmp_path, capfd, monkeypatch) -> Non
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_a_preview_decodes_what_it_draws_and_is_drawn_elsewhere(pictures, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(ImageSet, "unreadable", lambda _: pytest.fail("every picture is decoded"))
+    common = ["--data", pictures, "--arch", write_network(tmp_path), *INPUT, "--json"]
+    assert run(*common, "--preview", tmp_path / "page.png") == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out) == {"path": str(tmp_path / "page.png")}
+    assert "Reading the pictures" in shown.err
+    monkeypatch.setattr(TrainingData, "open", lambda *_, **__: pytest.fail("too late"))
+    assert run(*common, "--preview", pictures / "red" / "page.png") == 2
+    assert "give --preview another folder" in capfd.readouterr().err
+    assert run(*common, "--preview", tmp_path / "absent" / "page.png") == 2
+    assert "absent" in capfd.readouterr().err
+
+
 def test_freeze_is_the_head_alone(pictures, tmp_path, capfd) -> None:
     network = write_network(tmp_path)
     base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
@@ -80,6 +95,7 @@ def test_freeze_is_the_head_alone(pictures, tmp_path, capfd) -> None:
         (["--arch", "hog-svm", "--resize", "64"], "leave out --resize"),
         (["--arch", "hog-svm", "--crop", "64", "--colour", "bgr"], "leave out --crop, --colour"),
         (["--arch", "hog-svm", "--exif", "apply", "--match", "order"], "leave out --match, --exif"),
+        (["--arch", "hog-svm"], "call the output a.onnx"),
         (["--arch", "hog-svm", "--workers", "0", "--threads", "1"], "leave out --workers, --threads"),
         (["--arch", "resnet18", "--checkpoint", str(cifar10.TRAINED)], "does not fit resnet18"),
         (["--arch", "timm:test_vit4"], "no trained weights"),
@@ -123,6 +139,15 @@ def test_hog_svm_learns_from_every_picture_and_tells_what_is_odd(tmp_path, capfd
     shown = capfd.readouterr()
     assert json.loads(shown.out)["pictures"] == 27
     assert "classes are unequal" in shown.err
+
+
+def test_hog_svm_decodes_once_and_tells_what_cannot_be(tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(ImageSet, "unreadable", lambda _: pytest.fail("decoded twice"))
+    root = write_pictures(tmp_path / "pictures", 4)
+    broken = next((root / "red").iterdir())
+    broken.write_bytes(broken.read_bytes()[:-200])
+    assert run("--data", root, "--arch", "hog-svm", "-o", tmp_path / "a.onnx") == 2
+    assert f"1 of 12 pictures of {root} cannot be read" in capfd.readouterr().err
 
 
 def test_hog_svm_makes_a_file_that_exports(pictures, tmp_path, capfd) -> None:

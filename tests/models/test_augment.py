@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -114,3 +115,15 @@ def test_the_preview_is_a_page_of_pictures(data: TrainingData, tmp_path: Path) -
         assert page.height == 10 * (32 + 18) + 4
         assert len(page.getcolors(1 << 20) or ()) > 1000
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_preview_shows_the_side_that_training_crops_to(data: TrainingData, tmp_path: Path) -> None:
+    sheets = []
+    for name, recipe in {"all": Recipe(train_px=16), "head": Recipe(train_px=16, epochs=0)}.items():
+        draw_preview(data.train, data.labels, PREPROCESS, recipe, tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as page:
+            sheets.append(np.asarray(page.convert("RGB"))[14:46, 4 + 36 : 4 + 36 + 32])
+    at_16, at_32 = sheets
+    assert (at_16[16:] == 255).all()
+    assert (at_16[:, 16:] == 255).all()
+    assert not (at_32[:, 16:] == 255).all()

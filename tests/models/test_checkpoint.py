@@ -87,6 +87,23 @@ def test_averaged_weights_win_and_it_is_said(tmp_path, plain, ema):
     assert plain in checkpoint.notes[0]
 
 
+@pytest.mark.parametrize("ema", [{"decay": 0.9, "shadow_params": [torch.ones(2)]}, {"fc.bias": torch.ones(5)}])
+def test_an_average_that_is_not_all_of_the_weights_does_not_win_and_it_is_said(tmp_path, ema):
+    checkpoint = read_checkpoint(save(tmp_path / "net.pth", {"model": weights(), "ema": ema}))
+    assert_same(checkpoint, weights())
+    (note,) = checkpoint.notes
+    assert "took 'model', for" in note
+    assert "'ema'" in note
+
+
+def test_an_average_needs_no_counters_and_no_good_weights_beside_it(tmp_path):
+    plain = {f"module.{name}": t for name, t in weights(0).items()} | {"module.bn.num_batches_tracked": torch.ones(1)}
+    for beside in (plain, {"width": 3}):
+        checkpoint = read_checkpoint(save(tmp_path / "net.pth", {"model": beside, "ema": weights(1)}))
+        assert_same(checkpoint, weights(1))
+        assert len(checkpoint.notes) == 1
+
+
 def test_an_absent_average_does_not_win(tmp_path):
     path = save(tmp_path / "net.pth", {"state_dict": weights(), "state_dict_ema": None})
     assert_same(read_checkpoint(path), weights())

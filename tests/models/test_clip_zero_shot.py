@@ -282,6 +282,39 @@ def test_refusals(small, model, options, complaint, monkeypatch):
         open_classifier(model, **({"checkpoint": small[1], "classes": CLASSES} | options))
 
 
+def test_a_file_of_another_clip_is_refused(tmp_path):
+    torch.save({"image_encoder.model.patch_embed.0.rbr_conv.0.conv.weight": torch.ones(2)}, tmp_path / "mobile.pt")
+    with pytest.raises(InputError, match="does not fit clip:small-vit"):
+        open_classifier("clip:small-vit", checkpoint=tmp_path / "mobile.pt", classes=CLASSES)
+
+
+class HuggingFace:
+    """Cuts off in silence, as open_clip's wrappers of Hugging Face's tokenizers: a word is a token."""
+
+    def __init__(self, mode):
+        self.tokenizer_mode, self.context_length, self.tokenizer = mode, 16, self
+        self.clean_fn = str.strip
+
+    def __call__(self, texts, add_special_tokens=True, truncation=True):
+        if isinstance(texts, str):
+            assert not add_special_tokens
+            assert not truncation
+            return {"input_ids": [7] * len(texts.split())}
+        return torch.full((len(texts), 16), 7)
+
+    def num_special_tokens_to_add(self):
+        return 2
+
+
+@pytest.mark.parametrize(("mode", "most"), [("", 14), ("clips", 13)])
+def test_texts_that_a_tokenizer_of_hugging_face_cuts_off_are_refused(small, mode, most, monkeypatch):
+    monkeypatch.setattr(ClipModel, "_tokenizer", lambda _: HuggingFace(mode))
+    options = {"checkpoint": small[1], "templates": ("{}",)}
+    open_classifier("clip:small-vit", classes=Labels(("cat", " ".join(["dog"] * most))), **options)
+    with pytest.raises(InputError, match=f"has {most + 1} tokens, and clip:small-vit reads {most}: shorten"):
+        open_classifier("clip:small-vit", classes=Labels(("cat", " ".join(["dog"] * (most + 1)))), **options)
+
+
 def test_the_weights_of_a_tag_say_how_pictures_are_prepared():
     def preprocess(model, **override):
         known = ClipModel.find(model).known_preprocess()

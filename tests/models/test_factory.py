@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edgecls.models import PreprocessOverride, open_classifier
+from edgecls.models.factory import FactoryModel
 from edgecls.runtime import InputError
 
 FLAGS = PreprocessOverride(resize_px=40, crop_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -150,3 +151,45 @@ def test_one_output_is_no_classifier(tmp_path):
     path = write(tmp_path, "def make():\n    return nn.Sequential(Net(), nn.Linear(6, 1), nn.Sigmoid())\n")
     with pytest.raises(InputError, match=r"has one output.*torch\.cat"):
         open_classifier(f"{path}:make", override=FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("how", "head"),
+    [
+        ("fc", ("fc",)),
+        ("scaled", ("fc",)),
+        ("both", ("fc", "aside")),
+        ("functional", ()),
+    ],
+)
+def test_the_head_is_what_makes_the_logits_whatever_is_registered_last(tmp_path, how, head):
+    path = write(
+        tmp_path,
+        f"""
+class Fancy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.aside = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.scale, self.weight = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(6, 4))
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.unused = nn.Linear(4, 6)
+    def forward(self, x):
+        x = self.body(x)
+        return {{
+            "fc": lambda: self.fc(x),
+            "scaled": lambda: self.scale * self.fc(x).clone() + 1,
+            "both": lambda: (self.fc(x) + self.aside(x)) / 2,
+            "functional": lambda: nn.functional.linear(x, self.weight),
+        }}["{how}"]()
+""",
+    )
+    network = FactoryModel(f"{path}:Fancy").build(32)
+    assert FactoryModel(f"{path}:Fancy").head(network, 32) == head
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 6)  # no hook is left
+
+
+def test_a_distilled_network_has_two_heads(tmp_path):
+    body = "import timm\ndef make(): return timm.create_model('deit_tiny_distilled_patch16_224', img_size=32, depth=1)"
+    (tmp_path / "net.py").write_text(f"from edgecls.models import torchvision_operators\n{body}")
+    architecture = FactoryModel(f"{tmp_path / 'net.py'}:make")
+    assert architecture.head(architecture.build(32), 32) == ("head", "head_dist")

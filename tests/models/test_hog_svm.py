@@ -257,6 +257,13 @@ class TestRefusals:
         assert "16 pictures" in (message := self.attempt(root))
         assert "pass --limit 15" in message
 
+    @pytest.mark.parametrize(("limit", "remedy"), [(6 * 15, "pass --limit 15"), (6 * 11, "leave classes out")])
+    def test_too_many_decisions_between_two_classes(self, root, monkeypatch, limit, remedy):
+        monkeypatch.setattr(hog_svm, "MAX_DECISIONS", limit)
+        monkeypatch.setattr(hog_svm, "hog_features", lambda _: pytest.fail("too late"))
+        assert "16 pictures of 4 classes make 6 decisions" in (message := self.attempt(root))
+        assert remedy in message
+
     def test_broken_pictures(self, root):
         (root / "digit 1" / "0.png").write_bytes(b"\x89PNG no picture")
         message = self.attempt(root)

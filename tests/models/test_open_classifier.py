@@ -173,6 +173,14 @@ class TestMismatch:
         opened = open_classifier("mobilenet_v3_small", checkpoint=path, match="order")
         assert torch.equal(logits(opened.source), logits(small))
 
+    def test_order_means_nothing_in_a_format_that_sorts(self, tmp_path, small):
+        path = tmp_path / "net.safetensors"
+        save_file({f"x{i:03}": tensor for i, tensor in enumerate(small.state_dict().values())}, path)
+        with pytest.raises(InputError, match="sorts its tensors by name.*leave out --match order"):
+            open_classifier("mobilenet_v3_small", checkpoint=path, match="order")
+        with pytest.raises(InputError, match="--match order would not help"):
+            open_classifier("mobilenet_v3_small", checkpoint=path)
+
     def test_order_without_counters(self, tmp_path, small):
         state = [(n, t) for n, t in small.state_dict().items() if "num_batches" not in n]
         path = save(tmp_path / "net.pth", OrderedDict((f"x{i}", t) for i, (_, t) in enumerate(state)))
@@ -228,7 +236,13 @@ class TestLabels:
 
         name = model.partition(":")[2]
         trained = timm.create_model(name) if name else torchvision_net(model)
-        labels = open_classifier(model, checkpoint=save(tmp_path / "net.pth", trained.state_dict())).labels
+        path = save(tmp_path / "net.pth", trained.state_dict())
+        opened = open_classifier(model, checkpoint=path)
+        assert "net.pth does not name its 1000 classes" in opened.notes[-1]
+        assert "--labels" in opened.notes[-1]
+        named = Labels(names=tuple(f"own {index}" for index in range(1000)))
+        assert not any("--labels" in note for note in open_classifier(model, checkpoint=path, labels=named).notes)
+        labels = opened.labels
         assert len(labels) == 1000
         assert (labels.names[0], labels.ids[0]) == ("tench", "n01440764")
         assert (labels.names[-1], labels.ids[-1]) == ("toilet tissue", "n15075141")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import PIL
 import pytest
 import torch
 from safetensors import safe_open
@@ -11,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from training_pictures import write_network, write_pictures
 from trainings import RECIPE, KilledError, Killer, fit
 
-from edgecls.models import open_classifier, timm_zoo, trainer
+from edgecls.models import open_classifier, timm_zoo, train, trainer
 from edgecls.models.architecture import find_architecture
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
-from edgecls.models.training_record import Epoch, TrainingRecord
+from edgecls.models.training_record import Epoch, TrainingRecord, library_versions
 from edgecls.runtime import InputError, Labels
 
 import timm  # isort: skip
@@ -51,7 +52,17 @@ def test_it_learns_and_the_file_needs_nothing_else(network: str, data: TrainingD
     written = msgspec.json.decode(result.record_path.read_bytes(), type=TrainingRecord)
     assert written == result.record
     assert written.recipe == recipe
+    assert written.pillow == PIL.__version__
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_record_says_what_was_taken_and_older_ones_are_read(data: TrainingData, tmp_path: Path) -> None:
+    older = Path(__file__).parents[1] / "data" / "mobilenet_v3_small_cifar10.train.json"
+    record = msgspec.json.decode(older.read_bytes(), type=TrainingRecord)
+    assert (record.limit, record.half, record.match, record.pillow) == (None, False, "name", None)
+    recipe = msgspec.structs.replace(RECIPE, epochs=1)
+    few = TrainingData.open(data.train.root, limit=9)
+    assert fit(write_network(tmp_path), few, tmp_path / "a.safetensors", recipe).record.limit == 9
 
 
 def test_another_training_is_not_resumed(network: str, data: TrainingData, tmp_path: Path) -> None:
@@ -84,6 +95,62 @@ def test_a_training_is_not_resumed_once_its_pictures_are_drawn_in_another_order(
     fit(network, TrainingData.open(root), output, resume=True)
 
 
+def test_a_training_is_not_resumed_where_it_would_go_on_otherwise(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, state = tmp_path / "a.safetensors", tmp_path / ".a.safetensors.training"
+    with pytest.raises(KilledError):
+        fit(network, data, output, progress=Killer(8))
+    with pytest.raises(InputError, match="begun with --threads 1 and would go on with 2.*give --threads 1,"):
+        fit(network, data, output, resume=True, threads=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "library_versions", lambda: {**library_versions(), "pillow": "0.1"})
+        with pytest.raises(InputError, match=rf"would go on with 0\.1.*install pillow {library_versions()['pillow']}"):
+            fit(network, data, output, resume=True)
+    code = tmp_path / "network.py"
+    was = code.read_text()
+    for changed in (was + "# another\n", was.replace("16", "24")):
+        code.write_text(changed)
+        with pytest.raises(InputError, match="code of the network.*put the code back"):
+            fit(network, data, output, resume=True)
+    code.write_text(was)
+    saved = torch.load(state, weights_only=True)
+    torch.save({**saved, "conditions": {**saved["conditions"], "processes": "2"}}, state)
+    with pytest.raises(InputError, match="begun with processes 2 and would go on with 1.*launch 2 processes"):
+        fit(network, data, output, resume=True)
+    torch.save(saved, state)
+    fit(network, data, output, resume=True)
+
+
+LARGE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.register_buffer("large", torch.tensor(1e6))
+
+    def forward(self, pictures):
+        return self.fc(pictures.mean((2, 3)))
+"""
+
+
+def test_weights_too_large_for_16_bits_are_written_in_32_without_training_again(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text(LARGE)
+    arguments = f"{tmp_path / 'net.py'}:Net", data, tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match=r"'large' holds 1e\+06.*leave out --half, and give --resume"):
+        fit(*arguments, half=True)
+    assert not arguments[2].exists()
+    monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: pytest.fail("it trains again"))
+    fit(*arguments, resume=True)
+    assert load_file(arguments[2])["large"] == 1e6
+
+
 def test_a_frozen_backbone_keeps_every_bit(network: str, data: TrainingData, tmp_path: Path) -> None:
     base = fit(network, data, tmp_path / "base.safetensors")
     recipe = Recipe(epochs=0, head_epochs=2, batch_size=8, seed=1)
@@ -101,7 +168,7 @@ def test_a_backbone_without_a_head_gets_a_new_one(
     arch, prefix, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = find_architecture(arch).build(32)
-    head = find_architecture(arch).head(network)
+    head = find_architecture(arch).head(network, 32)
     backbone = {name: t for name, t in network.state_dict().items() if not name.startswith(f"{head[0]}.")}
     torch.save({f"{prefix}{name}": tensor for name, tensor in backbone.items()}, tmp_path / "headless.pth")
     monkeypatch.setattr(trainer.Trainer, "run", lambda self: (self._network.state_dict(), (EPOCH,), EPOCH))
@@ -144,6 +211,7 @@ def test_half_precision_halves_the_file_and_is_validated_as_stored(
     network: str, data: TrainingData, tmp_path: Path
 ) -> None:
     result = fit(network, data, tmp_path / "half.safetensors", half=True)
+    assert result.record.half
     weights = load_file(result.path)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16, torch.int64}
     classifier = open_classifier(network, checkpoint=result.path)

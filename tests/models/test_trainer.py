@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from training_pictures import write_network, write_pictures
 from trainings import INPUT, RECIPE, KilledError, Killer, fit
 
@@ -208,6 +208,43 @@ def test_discriminative_rates_fall_with_depth(data: TrainingData, tmp_path: Path
         assert found[0] == min(found)
 
 
+FIRST = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.fc_before = nn.Linear(8, 3), nn.Linear(4, 8)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, pictures):
+        return self.fc(self.fc_before(self.body(pictures)).relu())
+"""
+
+
+def test_a_head_that_is_registered_first_has_the_highest_rate_and_is_what_freezing_leaves(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, tuple[float, bool]]] = []
+    original = trainer.Trainer._parameter_groups
+
+    def spied(self):
+        groups = original(self)
+        scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+        named = self._network.named_parameters()
+        seen.append({name: (scale.get(id(p), 0.0), p.requires_grad) for name, p in named})
+        return groups
+
+    monkeypatch.setattr(trainer.Trainer, "_parameter_groups", spied)
+    (tmp_path / "net.py").write_text(FIRST)
+    recipe = Recipe(epochs=1, head_epochs=1, batch_size=8, layer_decay=0.5)
+    fit(f"{tmp_path / 'net.py'}:Net", data, tmp_path / "net.safetensors", recipe)
+    head, whole = seen
+    assert {name for name, (_, learns) in head.items() if learns} == {"fc.weight", "fc.bias"}
+    assert {name for name, (scale, _) in whole.items() if scale == 1} == {"fc.weight", "fc.bias"}
+
+
 def test_the_rates_that_the_optimizer_takes_rise_fall_and_are_lower_for_early_layers(
     data: TrainingData, tmp_path: Path
 ) -> None:
@@ -218,6 +255,7 @@ def test_the_rates_that_the_optimizer_takes_rise_fall_and_are_lower_for_early_la
         fit("timm:lcnet_035", data, tmp_path / "net.safetensors", recipe)
     finally:
         hook.remove()
+    rates = rates[1:]  # the first was the rehearsal's
     highest = [max(step) for step in rates]
     peak = highest.index(max(highest))
     assert 0 < peak < len(rates) / 2
@@ -282,6 +320,78 @@ def test_memory_that_runs_out_names_a_smaller_batch_before_the_first_epoch(
     with pytest.raises(InputError, match="--batch-size 4"):
         fit(network, data, tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps", "pictures"),
+    [
+        ({"head_epochs": 1, "epochs": 2}, [2, 8], [(8, 32), (8, 32)]),
+        ({"head_epochs": 1, "epochs": 0}, [2], [(8, 32)]),
+        ({"head_epochs": 0, "epochs": 2, "train_px": 24}, [8], [(8, 24)]),
+        ({"head_epochs": 0, "epochs": 9, "train_px": 40, "start_px": 32}, [8], [(2, 32), (8, 40)]),
+    ],
+)
+def test_the_rehearsal_needs_the_memory_of_the_training_and_leaves_no_trace(
+    fields, steps, pictures, network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[dict[str, torch.Tensor]] = []
+    seen: list[tuple[int, int]] = []
+    moments: list[int] = []
+    rehearse, rehearse_step = trainer.Trainer._rehearse, trainer.Trainer._rehearse_step
+
+    def keep(self):
+        weights.append({name: tensor.clone() for name, tensor in self._network.state_dict().items()})
+        generator = torch.random.get_rng_state()
+        rehearse(self)
+        assert torch.equal(generator, torch.random.get_rng_state())
+
+    def stop(self, *_):
+        weights.append(self._network.state_dict())
+        raise KilledError
+
+    def note(self, copy, count, side_px):
+        seen.append((count, side_px))
+        rehearse_step(self, copy, count, side_px)
+
+    monkeypatch.setattr(trainer.Trainer, "_rehearse", keep)
+    monkeypatch.setattr(trainer.Trainer, "_rehearse_step", note)
+    monkeypatch.setattr(trainer.Trainer, "_learn", stop)
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: moments.append(len(optimizer.state)))
+    try:
+        with pytest.raises(KilledError):
+            fit(network, data, tmp_path / "a.safetensors", msgspec.structs.replace(RECIPE, **fields))
+    finally:
+        hook.remove()
+    assert (moments, seen) == (steps, pictures)
+    before, after = weights
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("reason", ["(pid 12) is killed by signal: Killed. ", "(pid(s) 12) exited unexpectedly"])
+def test_a_worker_that_is_killed_is_told_with_what_can_be_done(
+    reason: str, saved: bool, network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self):
+        if saved:
+            self._state_file.touch()
+        raise RuntimeError(f"DataLoader worker {reason}")
+
+    monkeypatch.setattr(trainer.Trainer, "_rehearse", die)
+    with pytest.raises(InputError, match="give fewer --workers") as told:
+        fit(network, data, tmp_path / "a.safetensors")
+    assert ("--resume" in str(told.value)) == saved
+
+
+def test_an_error_in_a_worker_names_its_own_cause(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_):
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: the pipe is broken")
+
+    monkeypatch.setattr(trainer.Trainer, "_rehearse", fail)
+    with pytest.raises(RuntimeError, match="the pipe is broken"):
+        fit(network, data, tmp_path / "a.safetensors")
 
 
 class HalfPrecision(trainer.Accelerator):

@@ -165,6 +165,11 @@ def _only_copies(root: Path) -> None:
     shutil.copy(one, other)
 
 
+def _lone_to_learn_from(root: Path) -> None:
+    _lone_picture(root / "train")
+    write_pictures(root / "val", 2, seed=1)
+
+
 def _broken(root: Path) -> None:
     path = next(write_pictures(root, 2).glob("green/*"))
     path.write_bytes(path.read_bytes()[:-200])
@@ -205,6 +210,7 @@ def _shared(root: Path) -> None:
         (_two_spellings, "'Red' and 'red'"),
         (_lone_picture, "'red' has only one picture"),
         (_only_copies, "'red' has only one picture"),
+        (_lone_to_learn_from, "train: 'red' has only one picture"),
         (_broken, "1 pictures cannot be decoded"),
         (_one_class, "has one class, 'blue'"),
         (_flat, "no class folders"),
