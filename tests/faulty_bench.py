@@ -44,7 +44,7 @@ def write(folder: Path, speed: float) -> None:
     ]
     replace = msgspec.structs.replace
     runs = tuple(replace(item, accuracy=accuracy(count)) for item, count in zip(made.runs, wrong, strict=True))
-    made = replace(made, reasons=(f"speed {speed}",), runs=runs)
+    made = replace(made, valid=False, reasons=(f"speed {speed}",), runs=runs)
     predictions, samples = io.BytesIO(), io.BytesIO()
     seen.save(predictions, classes=len(made.runs))
     write_samples(traces, samples)
