@@ -28,7 +28,7 @@ def layers_of_logits(module: nn.Module, crop_px: int) -> tuple[str, ...]:
     something else makes the logits then.
 
     Args:
-        module: In evaluation mode, with gradients; it runs once on black pictures.
+        module: In evaluation mode; it runs once on black pictures.
         crop_px: Their side.
     """
     made: dict[Any, tuple[str, int]] = {}
@@ -43,7 +43,8 @@ def layers_of_logits(module: nn.Module, crop_px: int) -> tuple[str, ...]:
     hooks = [layer.register_forward_hook(note) for layer in names]
     try:
         with torch.enable_grad():
-            logits = module(torch.zeros(2, 3, crop_px, crop_px))
+            # Gradients reach the pictures too: what a factory has frozen is found as well.
+            logits = module(torch.zeros(2, 3, crop_px, crop_px, requires_grad=True).clone())
     finally:
         for hook in hooks:
             hook.remove()

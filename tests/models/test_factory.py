@@ -157,6 +157,7 @@ def test_one_output_is_no_classifier(tmp_path):
     ("how", "head"),
     [
         ("fc", ("fc",)),
+        ("frozen", ("fc",)),
         ("scaled", ("fc",)),
         ("both", ("fc", "aside")),
         ("functional", ()),
@@ -173,10 +174,12 @@ class Fancy(nn.Module):
         self.scale, self.weight = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(6, 4))
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.unused = nn.Linear(4, 6)
+        self.requires_grad_("{how}" != "frozen")
     def forward(self, x):
         x = self.body(x)
         return {{
             "fc": lambda: self.fc(x),
+            "frozen": lambda: self.fc(x),
             "scaled": lambda: self.scale * self.fc(x).clone() + 1,
             "both": lambda: (self.fc(x) + self.aside(x)) / 2,
             "functional": lambda: nn.functional.linear(x, self.weight),
