@@ -17,6 +17,16 @@ from edgecls.runtime.engines import Engine
 from edgecls.runtime.errors import EngineError
 
 
+def skip_exit_handlers() -> None:
+    """Lets this forked child end as those of multiprocessing do: without the exit handlers of its parent's libraries.
+
+    That of OpenVINO's threads waits for them, now and then for ever (glibc alone can be told).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):
+        libc.on_exit(libc._exit, None)
+
+
 class ForkedEngine:
     """Stands in a forked child where its parent has an engine.
 

@@ -22,7 +22,7 @@ from edgecls.runtime.cpu import cpu_count, cpu_isa, saturates
 from edgecls.runtime.engine_build import BuildOptions, built_artifact
 from edgecls.runtime.engines import Engine, EngineInfo, engine_module, engine_names
 from edgecls.runtime.errors import BundleError, EngineError, InputError, UnsupportedError
-from edgecls.runtime.forked import ForkedEngine
+from edgecls.runtime.forked import ForkedEngine, skip_exit_handlers
 from edgecls.runtime.picture_limits import DEFAULT_LIMITS, PictureLimits
 from edgecls.runtime.preprocess import Picture, Preprocess
 from edgecls.runtime.progress import PlainProgress, Progress
@@ -240,6 +240,8 @@ _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 def _lose_engines() -> None:
+    if _sessions:
+        skip_exit_handlers()
     for session in _sessions:
         session.engine = ForkedEngine(session.engine)
 

@@ -154,8 +154,9 @@ def test_logits_are_those_of_x86(logits, cpu):
         np.testing.assert_array_equal(answers.argmax(1), here[name].argmax(1), err_msg=name)
 
 
-def test_golden_samples_pass(on, bundles, cpu):
-    result = json.loads(on(cpu, "-m", "edgecls", "verify", str(bundles["small-x86-vnni"]), "--json").stdout)
+@pytest.mark.parametrize("bundle", ["small-x86-vnni", "small-arm64"])
+def test_golden_samples_pass(on, bundles, cpu, bundle):
+    result = json.loads(on(cpu, "-m", "edgecls", "verify", str(bundles[bundle]), "--json").stdout)
     assert result["passed"]
     assert len(result["samples"]) > 1
     assert all(sample["pixels_match"] and sample["same_top1"] for sample in result["samples"])

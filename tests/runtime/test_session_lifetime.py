@@ -175,6 +175,6 @@ def test_a_forked_child_is_told_that_processes_load_for_themselves(run, engine):
     for line in told[:2]:
         assert f"{engine} does not survive that: let each process load its own" in line
     assert "begin it after the fork" in told[2]
-    # Twice OpenVINO hung in such a child.
+    # OpenVINO hung in most of such children where the parent was classifying when they were forked.
     assert [line for line in told[3:] if "begin the process with 'spawn'" in line] == told[3:]
     assert len(told[3:]) == (engine == "openvino")
