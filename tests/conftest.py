@@ -14,6 +14,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that does other work, or a board in QEMU, takes its time: no test is about that.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE_FOLDERS = ("edgecls", "export", "calibration", "models", "bench", "runtime")

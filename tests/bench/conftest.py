@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import settings
 from PIL import Image
 
 from edgecls.bench.conditions import Conditions, Snapshot
@@ -26,10 +25,6 @@ from edgecls.bench.report import (
 )
 from edgecls.runtime.engines import EngineInfo
 from edgecls.runtime.preprocess import Preprocess
-
-# A busy machine takes its time, and no test asserts how long.
-settings.register_profile("edgecls", deadline=None)
-settings.load_profile("edgecls")
 
 PREPROCESS = Preprocess(resize_px=16, crop_px=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -39,7 +39,7 @@ def found(truth: np.ndarray, scores: np.ndarray) -> ClassificationMetrics:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(12, 80))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_all_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     truth = np.concatenate([np.arange(classes), rng.integers(0, classes, n)]).astype(np.int32)[:n]
@@ -63,7 +63,7 @@ def test_all_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) 
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_all_figures_are_those_of_torchmetrics(seed: int) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("edgecls.models.torchvision_operators")  # torchmetrics imports torchvision where it finds it

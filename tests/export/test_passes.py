@@ -89,7 +89,7 @@ def test_other_means_stay(dims, axes, out):
     assert kinds(model) == ["ReduceMean"]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     mean=st.tuples(*[st.floats(0, 1)] * 3),
     std=st.tuples(*[st.floats(0.1, 1)] * 3),
@@ -122,7 +122,7 @@ def test_a_network_that_begins_otherwise_keeps_its_arithmetic(colour):
     assert feed_bytes(model) is None
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     mean=st.one_of(
         st.tuples(*[st.floats(0, 1)] * 3), st.floats(0, 1).map(lambda m: (m, m, m)), st.just(IMAGENET["mean"])

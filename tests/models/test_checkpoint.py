@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
@@ -149,7 +149,6 @@ def test_module_versions_follow_the_prefix(tmp_path):
     assert renamed.metadata["bn"] == {"version": 2}
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["module.", "_orig_mod.", "model.", "net."]), max_size=5))
 def test_any_stack_of_prefixes_comes_off(prefixes):
     prefix = "".join(prefixes)

@@ -71,7 +71,7 @@ def test_equals_scikit_image_in_both_engines(hog, tmp_path):
         np.testing.assert_allclose(run(pictures), expected, atol=1e-6, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.uint8, (8, 8, 3)), st.sampled_from([Image.Resampling.NEAREST, Image.Resampling.BICUBIC]))
 def test_equals_scikit_image_on_any_picture(hog, coarse, filter_):
     pixels = np.array(Image.fromarray(coarse).resize((SIDE, SIDE), filter_))

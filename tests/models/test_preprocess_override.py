@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecls.models.preprocess_override import NOTHING_KNOWN, KnownPreprocess, PreprocessOverride, resolve_preprocess
@@ -40,7 +40,6 @@ def test_every_field_of_preprocess_has_a_flag():
     assert set(FLAGS) == set(Preprocess.__struct_fields__) == set(PreprocessOverride.__struct_fields__)
 
 
-@settings(deadline=None)
 @given(st.sets(st.sampled_from(sorted(FLAGS))))
 def test_flags_win_and_every_field_says_where_it_came_from(given_fields):
     override = PreprocessOverride(**{name: FLAGS[name][1] for name in given_fields})
@@ -50,7 +49,6 @@ def test_flags_win_and_every_field_says_where_it_came_from(given_fields):
         assert sources[name] == (FLAGS[name][0] if name in given_fields else "the library")
 
 
-@settings(deadline=None)
 @given(st.sets(st.sampled_from(["resize_px", "crop_px", "mean", "std"])))
 def test_unknown_fields_without_a_flag_are_named(given_fields):
     override = PreprocessOverride(**{name: FLAGS[name][1] for name in given_fields})

@@ -255,7 +255,7 @@ def test_a_missing_file_and_a_folder_are_the_users_input(tmp_path):
             Bundle(path)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(keep=st.floats(0, 0.999))
 def test_a_truncated_bundle_is_refused_wherever_it_ends(bundle_path, keep):
     whole = bundle_path.read_bytes()
@@ -265,7 +265,7 @@ def test_a_truncated_bundle_is_refused_wherever_it_ends(bundle_path, keep):
         Bundle(cut)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_flipped_byte_is_harmless_or_refused(bundle_path, data):
     whole = bytearray(bundle_path.read_bytes())

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecls.runtime.engine_cache import CacheFolder, DamagedFileError, cache_path
@@ -29,7 +29,6 @@ def test_what_is_written_is_read(cache):
     assert cache.read("a.engine") == b"another plan"
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_every_cut_and_every_flip_is_noticed(tmp_path_factory, data):
     cache = CacheFolder(tmp_path_factory.mktemp("cache"))

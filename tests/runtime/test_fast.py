@@ -103,23 +103,23 @@ everything = given(
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
     seed=st.integers(0, 1 << 30),
 )
-shared = [HealthCheck.function_scoped_fixture]
+shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=shared)
+@settings(max_examples=300, suppress_health_check=shared)
 @everything
 def test_everyone_agrees(compiled, transforms, **drawn):
     check_everyone_agrees(transforms, **drawn)
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, suppress_health_check=shared)
+@settings(max_examples=10_000, suppress_health_check=shared)
 @everything
 def test_everyone_agrees_often(compiled, transforms, **drawn):
     check_everyone_agrees(transforms, **drawn)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=shared)
+@settings(max_examples=150, suppress_health_check=shared)
 @given(st.integers(1, 3), st.integers(1, 4000), st.integers(1, 64), st.booleans(), st.booleans())
 def test_extreme_aspect(compiled, short, long, side, tall, bicubic):
     size, array = (side, side * long // short or 1), noise(short, long)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecls.runtime.errors import InputError, InvalidRecordError
@@ -133,7 +133,6 @@ NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_
 )
 
 
-@settings(deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=8))
 def test_tab_file_round_trip(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("labels") / "labels.tsv"

@@ -45,7 +45,7 @@ pillow_13 = pytest.mark.skipif(
 
 
 @pillow_13
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     width=st.one_of(st.integers(1, 5), st.integers(1, 700)),
     height=st.one_of(st.integers(1, 5), st.integers(1, 700)),

@@ -75,7 +75,7 @@ def test_the_oldest_pillow_gives_the_same_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("whole_axis_limit", [0, 8, 1 << 40], ids=["own arithmetic", "as shipped", "Pillow only"])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     SIDES,
     SIDES,
@@ -97,7 +97,7 @@ def test_equals_the_crop_of_the_whole(whole_axis_limit, width, height, size, cro
     assert pixels.flags.writeable
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 3), st.integers(1, 2000), st.integers(1, 64), st.booleans(), st.sampled_from(sorted(FILTERS)))
 def test_extreme_aspect(short, long, side, tall, interpolation):
     longer = side * long // short
