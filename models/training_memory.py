@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Lets this process keep the memory that a step frees, for the next one, where the C library is glibc.
 
     By default glibc returns large arrays to the kernel, which fills them with zeros again, page by page, when the next
-    step asks for as many: an eighth to a fourth of a small network's training on two cores
+    step asks for as many: a tenth of a small network's training on two cores, sometimes more
     (`tests/perf/training_memory.py`). It holds for the whole process, and so is for one whose purpose is the training.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
