@@ -74,9 +74,9 @@ def _candidates(report: Report, variant: str | None, paired: bool) -> list[int]:
     candidates = [index for index in range(len(report.runs)) if index != reference]
     if variant is not None:
         names = ", ".join(report.runs[index].name for index in candidates) or "none"
-        if reference is not None and variant == report.runs[reference].name and variant not in names.split(", "):
-            raise InputError(f"{variant!r} is the report's reference; the runs to judge are: {names}")
         candidates = [index for index in candidates if report.runs[index].name == variant]
+        if not candidates and reference is not None and report.runs[reference].name == variant:
+            raise InputError(f"{variant!r} is the report's reference; the runs to judge are: {names}")
         if not candidates:
             raise InputError(f"the report has no run {variant!r}; the runs to judge are: {names}")
     if not candidates:

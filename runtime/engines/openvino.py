@@ -100,7 +100,7 @@ class OpenVinoEngine:
         self._lock = threading.Lock()
         self._compiled: dict[bool, openvino.CompiledModel] = {}
         self._idle = _no_requests()
-        single = self._compile(self._source, single=True)
+        single = self._compile(single=True)
         devices = single.get_property("EXECUTION_DEVICES")
         self.info = EngineInfo(
             name="openvino",
@@ -114,15 +114,15 @@ class OpenVinoEngine:
         """As `Engine.infer`."""
         import openvino
 
-        source, single = self._source, len(images) == 1
+        single = len(images) == 1
         idle = self._idle[single]
-        if source is None:
+        if self._source is None:
             raise EngineError("the engine is closed; load the bundle again")
         try:
             try:
                 request = idle.pop()
             except IndexError:
-                request = self._compile(source, single=single).create_infer_request()
+                request = self._compile(single=single).create_infer_request()
             # OpenVINO wraps no array that may not be written, although it only reads.
             writable = np.require(images, requirements="W")
             request.set_input_tensor(openvino.Tensor(writable, shared_memory=True))
@@ -141,11 +141,11 @@ class OpenVinoEngine:
             self._idle = _no_requests()
             self._compiled = {}
 
-    def _compile(self, source: tuple[openvino.Core, openvino.Model], *, single: bool) -> openvino.CompiledModel:
-        core, model = source
+    def _compile(self, *, single: bool) -> openvino.CompiledModel:
         with self._lock:
-            if self._source is None:
+            if self._source is None:  # closed since the call began
                 raise EngineError("the engine is closed; load the bundle again")
+            core, model = self._source
             if single not in self._compiled:
                 shape = model.input(0).partial_shape
                 shape[0] = 1 if single else -1
