@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,8 @@ from edgecls.models.checkpoint import StateDict
 from edgecls.models.normalize import normalized_on_device
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
+from edgecls.models.training_memory import is_of_memory
+from edgecls.models.training_phase import begin_phase, rehearse, set_mode
 from edgecls.models.training_precision import precision
 from edgecls.models.training_record import Epoch
 from edgecls.models.training_workers import begin_worker, workers_context
@@ -44,7 +45,6 @@ from edgecls.runtime.progress import Advance, Progress
 
 _SAVE_EVERY_S = 120.0
 _KILLED_WORKER = re.compile(r"^DataLoader worker \(pid")
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 Condition: TypeAlias = tuple[str, str, str]
@@ -198,60 +198,25 @@ class Trainer:
         return self._validate(self._network.eval())
 
     def _rehearse(self) -> None:
-        """One step of each phase on a copy, at its largest side and with the optimizer's moments.
-
-        Memory that would run out in the second phase, hours later, runs out now. The copy takes the room of the
-        averaged weights. A side that the network cannot take is found too; two pictures show that.
-        """
-        crop_px = self._preprocess.crop_px
-        if self._batch // self._accelerator.num_processes < 2:
+        processes = self._accelerator.num_processes
+        if self._batch // processes < 2:
             raise InputError(
-                f"a step has {self._batch} pictures for {self._accelerator.num_processes} processes, and batch "
-                "normalisation needs two in each: give a larger --batch-size "
-                f"(or more than the {len(self._data.train)} training pictures)."
+                f"a step has {self._batch} pictures for {processes} processes, and batch normalisation needs two in "
+                f"each: give a larger --batch-size (or more than the {len(self._data.train)} training pictures)."
             )
-        network, head = copy.deepcopy((self._network, self._head))
-        for phase, epochs in self._phases:
-            sides = set(self._sides(phase, epochs))
-            if not sides:
-                continue
-            _begin_phase(network, head, phase)
-            _set_mode(network, head, phase)
-            optimizer = torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=0.0, fused=True)
-            for side_px in sorted(sides, key=lambda side_px: (side_px != crop_px, side_px)):
-                count = self._share if side_px == max(sides) else 2
-                try:
-                    self._rehearse_step(network, count, side_px)
-                    if side_px == max(sides):
-                        optimizer.step()
-                except Exception as error:  # the network's own code
-                    if isinstance(error, InputError) or _is_of_memory(error):
-                        raise
-                    reason = f"{type(error).__name__}: {error}"
-                    raise InputError(
-                        f"the network does not learn from pictures of {crop_px} px, which it classifies ({reason}): "
-                        "its forward must return logits that have gradients in training mode too."
-                        if side_px == crop_px
-                        else f"the network takes pictures of {crop_px} px and none of {side_px} px ({reason}): leave "
-                        "out --train-px and --start-px, or give sides that it can take."
-                    ) from error
-                optimizer.zero_grad()
-
-    def _rehearse_step(self, network: nn.Module, count: int, side_px: int) -> None:
-        pixels = torch.zeros(count, 3, side_px, side_px, dtype=torch.uint8, device=self._accelerator.device)
-        with torch.random.fork_rng(devices=[]), self._accelerator.autocast():
-            logits = network(normalized_on_device(pixels, self._preprocess))
-        if not isinstance(logits, torch.Tensor) or logits.shape != (count, len(self._data.labels)):
-            found = list(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-            raise InputError(
-                f"in training mode the network returns {found}, not logits [{count}, {len(self._data.labels)}]: "
-                "let it return the logits alone then too, without auxiliary heads (aux_logits=False)."
-            )
-        torch.autograd.backward(logits.float().sum())
+        rehearse(
+            self._network,
+            self._head,
+            {phase: self._sides(phase, epochs) for phase, epochs in self._phases if epochs},
+            self._preprocess,
+            pictures=self._share,
+            classes=len(self._data.labels),
+            accelerator=self._accelerator,
+        )
 
     def _learn(self, phase: str, epochs: int, advance_epochs: Advance) -> None:
         recipe, state, network = self._recipe, self._state, self._network
-        _begin_phase(network, self._head, phase)
+        begin_phase(network, self._head, phase)
         per_epoch, steps = self._steps_per_epoch, epochs * self._steps_per_epoch
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=recipe.learning_rate, fused=True)
         schedule = self._schedule(optimizer, steps)
@@ -267,7 +232,7 @@ class Trainer:
         advance_epochs(state.step // per_epoch)
         while state.step < steps and not self._has_settled(phase):
             epoch = state.step // per_epoch
-            _set_mode(network, self._head, phase)
+            set_mode(network, self._head, phase)
             with self._progress.stage(f"Epoch {epoch + 1} of {epochs}", per_epoch) as advance:
                 advance(state.step % per_epoch)
                 while state.step < (epoch + 1) * per_epoch:
@@ -500,7 +465,7 @@ class Trainer:
             yield
         except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError, on a CPU a bare one
             text = str(error)
-            if _is_of_memory(error):
+            if is_of_memory(error):
                 raise InputError(
                     f"memory ran out with {self._batch} pictures of {self._preprocess.crop_px} px a step: "
                     f"give --batch-size {max(2, self._batch // 2)}, or smaller --resize and --crop."
@@ -512,21 +477,3 @@ class Trainer:
                     f"give fewer --workers (now {self._workers}){go_on}."
                 ) from error
             raise
-
-
-def _begin_phase(network: nn.Module, head: Sequence[nn.Module], phase: str) -> None:
-    """What learns in the phase has gradients."""
-    network.requires_grad_(phase == "all")
-    for layer in head:
-        layer.requires_grad_(True)
-
-
-def _set_mode(network: nn.Module, head: Sequence[nn.Module], phase: str) -> None:
-    """A frozen backbone keeps its batch statistics."""
-    network.train(phase == "all")
-    for layer in head:
-        layer.train()
-
-
-def _is_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY_WORDS)

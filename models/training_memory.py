@@ -1,4 +1,4 @@
-"""How a training's memory is kept from step to step."""
+"""A training's memory: how it is kept from step to step, and how an error says that there is none left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import sys
 
 # Of <malloc.h>; a limit of 2^31 - 1 bytes is the highest that mallopt takes.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Whether an error of torch's says that memory ran out: on a CPU it is a bare `RuntimeError`."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY_WORDS)
 
 
 def keep_freed_memory() -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from fake_bundles import FakeBundle, FakeSession
 from PIL import Image
 
+from edgecls.bench import measure as measure_module
+from edgecls.bench import subject as subject_module
 from edgecls.bench.conditions import Conditions, Snapshot
 from edgecls.bench.device import Device
 from edgecls.bench.report import (
@@ -136,3 +139,13 @@ def picture_folder(tmp_path: Path) -> Path:
             pixels[..., label] += 100
             Image.fromarray(pixels).save(folder / f"{number}.png")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def bundles(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBundle]:
+    """Bundles by path; tests put theirs in."""
+    known: dict[str, FakeBundle] = {}
+    monkeypatch.setattr(subject_module, "Bundle", lambda path: known[str(path)])
+    monkeypatch.setattr(measure_module, "load", lambda bundle, threads: FakeSession(bundle, threads))
+
+    return known

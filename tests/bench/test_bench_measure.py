@@ -7,11 +7,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from fake_bundles import LABELS, FakeBundle, FakeSession, brightest, put
+from fake_bundles import LABELS, FakeBundle, brightest, put
 from numpy.typing import NDArray
 
-from edgecls.bench import measure as measure_module
-from edgecls.bench import subject as subject_module
 from edgecls.bench.measure import measure
 from edgecls.bench.report import read_report
 from edgecls.report_table import report_table
@@ -19,16 +17,6 @@ from edgecls.runtime.errors import InputError
 from edgecls.runtime.imageset import ImageSet
 from edgecls.runtime.labels import Labels
 from edgecls.runtime.preprocess import Preprocess
-
-
-@pytest.fixture
-def bundles(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBundle]:
-    """Bundles by path; tests put theirs in."""
-    known: dict[str, FakeBundle] = {}
-    monkeypatch.setattr(subject_module, "Bundle", lambda path: known[str(path)])
-    monkeypatch.setattr(measure_module, "load", lambda bundle, threads: FakeSession(bundle, threads))
-
-    return known
 
 
 def wrong_on_dark_ants(crop: NDArray[np.uint8]) -> NDArray[np.float32]:

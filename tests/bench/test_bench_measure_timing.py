@@ -12,11 +12,10 @@ import boards
 import msgspec
 import numpy as np
 import pytest
-from fake_bundles import FakeBundle, FakeSession, put
+from fake_bundles import FakeBundle, put
 from fake_variants import FAKE_WORKER
 
 from edgecls.bench import measure as measure_module
-from edgecls.bench import subject as subject_module
 from edgecls.bench.conditions import Watcher
 from edgecls.bench.energy import find_meter, measure_energy
 from edgecls.bench.gate import judge
@@ -26,16 +25,6 @@ from edgecls.bench.measure import measure
 from edgecls.bench.report import Profile, read_report
 from edgecls.bench.throughput import measure_throughput
 from edgecls.report_table import report_table
-
-
-@pytest.fixture
-def bundles(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBundle]:
-    """Bundles by path; tests put theirs in."""
-    known: dict[str, FakeBundle] = {}
-    monkeypatch.setattr(subject_module, "Bundle", lambda path: known[str(path)])
-    monkeypatch.setattr(measure_module, "load", lambda bundle, threads: FakeSession(bundle, threads))
-
-    return known
 
 
 def timed_by_fakes(monkeypatch: pytest.MonkeyPatch) -> None:

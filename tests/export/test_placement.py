@@ -131,9 +131,19 @@ def test_a_moved_tensor_lies_on_the_grid_of_its_source(small):
         assert before.inputs[index].const_value.numpy() == after.inputs[index].const_value.numpy()
 
 
+def parsed(text: str, arrays: dict[str, np.ndarray] | None = None) -> Graph:
+    """A graph of ONNX' textual form, nodes called as their outputs; `arrays` are further constants."""
+    model = onnx.parser.parse_model(text)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    constants = (onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in (arrays or {}).items())
+    model.graph.initializer.extend(constants)
+    return Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+
+
 def test_halves_of_channels_lie_on_the_grid_of_the_whole():
     """As in ShuffleNetV2: ONNX Runtime splits codes where nothing changes their grid."""
-    model = onnx.parser.parse_model(
+    graph = parsed(
         """<ir_version: 10, opset_import: ["": 20]>
         g (uint8[n, 4, 4, 3] image) => (float[n, 64] logits)
         <float[4, 3, 1, 1] w = {100, 20, -100, 30, 100, -70, 1, 0, -1, 0, 1, 1}, float[2, 2, 1, 1] v = {1, 2, 3, 4},
@@ -141,9 +151,6 @@ def test_halves_of_channels_lie_on_the_grid_of_the_whole():
         { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) c = Conv(s, w)
           a, b = Split<axis = 1, num_outputs = 2>(c) d = Conv(a, v) e = Concat<axis = 1>(b, d) logits = Flatten(e) }"""
     )
-    for node in model.graph.node:
-        node.name = node.output[0]
-    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
     plan = plan_of(graph, probe_pictures(4, 16))
     model, placement, quantized = placed((None, graph, plan), ORT)
     assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
@@ -155,7 +162,7 @@ def test_halves_of_channels_lie_on_the_grid_of_the_whole():
 
 def test_parts_of_a_tensor_have_grids_of_their_own():
     """Queries and keys are a hundred times as large as the values beside them in one fused product."""
-    model = onnx.parser.parse_model(
+    graph = parsed(
         """<ir_version: 10, opset_import: ["": 20]>
         g (uint8[n, 4, 4, 3] image) => (float[n, 256] logits)
         <float[4, 3, 1, 1] w = {100, 20, -100, 30, 100, -70, 1, 0, -1, 0, 1, 1}, float[1] mean = {128},
@@ -164,9 +171,6 @@ def test_parts_of_a_tensor_have_grids_of_their_own():
           r = Reshape(c, flat) q = Slice(r, none, two, one) v = Slice(r, two, all, one)
           t = Transpose<perm = [0, 2, 1]>(q) a = MatMul(t, v) logits = Flatten(a) }"""
     )
-    for node in model.graph.node:
-        node.name = node.output[0]
-    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
     plan = plan_of(graph, probe_pictures(4, 16))
     _, placement, quantized = placed((None, graph, plan), OPENVINO)
     assert disagreement((None, graph, plan), placement, quantized, side=4) < 0.1
@@ -175,18 +179,15 @@ def test_parts_of_a_tensor_have_grids_of_their_own():
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_product_whose_left_side_is_a_constant_stays_in_float(target):
     """Tokens that are mixed by a learned matrix, as `self.mix @ tokens`."""
-    model = onnx.parser.parse_model(
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.normal(size=(16, 3, 4, 4)), "mix": rng.normal(size=(12, 16))}
+    graph = parsed(
         """<ir_version: 10, opset_import: ["": 20]>
         g (uint8[n, 8, 8, 3] image) => (float[n, 48] logits) <float[1] mean = {128}, int64[3] flat = {0, 16, 4}>
         { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean)
-          c = Conv<strides = [4, 4]>(s, w) r = Reshape(c, flat) mixed = MatMul(mix, r) logits = Flatten(mixed) }"""
+          c = Conv<strides = [4, 4]>(s, w) r = Reshape(c, flat) mixed = MatMul(mix, r) logits = Flatten(mixed) }""",
+        arrays,
     )
-    for node in model.graph.node:
-        node.name = node.output[0]
-    rng = np.random.default_rng(0)
-    arrays = {"w": rng.normal(size=(16, 3, 4, 4)), "mix": rng.normal(size=(12, 16))}
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items())
-    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
     plan = plan_of(graph, probe_pictures(8, 16))
     artifact = target_module(target).compile_artifact(graph, "int8", plan, "x86-vnni", ANY_GPU)
     (note,) = [note for note in artifact.notes if "its weight is its left side" in note]
@@ -195,21 +196,18 @@ def test_a_product_whose_left_side_is_a_constant_stays_in_float(target):
 
 def transformer(norm):
     """Two blocks that add to a stream and read it through something."""
-    model = onnx.parser.parse_model(
+    rng = np.random.default_rng(0)
+    shapes = {"w": (6, 3, 2, 2), "a": (6, 6), "b": (6, 6), "one": (6,)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    graph = parsed(
         f"""<ir_version: 10, opset_import: ["": 20]>
         g (uint8[n, 8, 8, 3] image) => (float[n, 96] logits) <float[1] mean = {{128}}, int64[3] flat = {{0, 6, 16}}>
         {{ p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean)
           c = Conv<strides = [2, 2]>(s, w) r = Reshape(c, flat) x = Transpose<perm = [0, 2, 1]>(r)
           first = {norm} left = MatMul(first, a) y = Add(x, left) second = {norm.replace("x", "y")}
-          right = MatMul(second, b) z = Add(y, right) last = {norm.replace("x", "z")} logits = Flatten(last) }}"""
+          right = MatMul(second, b) z = Add(y, right) last = {norm.replace("x", "z")} logits = Flatten(last) }}""",
+        arrays,
     )
-    for node in model.graph.node:
-        node.name = node.output[0]
-    rng = np.random.default_rng(0)
-    shapes = {"w": (6, 3, 2, 2), "a": (6, 6), "b": (6, 6), "one": (6,)}
-    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
-    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
     return None, graph, plan_of(graph, probe_pictures(8, 16))
 
 
@@ -231,16 +229,13 @@ def test_sums_that_no_layer_norm_reads_are_integer(rules):
 
 
 def test_what_computes_in_half_precision_stays_in_float_and_is_told():
-    model = onnx.parser.parse_model(
+    graph = parsed(
         """<ir_version: 10, opset_import: ["": 20]>
         g (uint8[n, 8, 8, 3] image) => (float[n, 2] logits)
         <float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}, float16[2, 2, 1, 1] half = {1, 2, 3, 4}, float[1] mean = {9}>
         { p = Transpose<perm = [0, 3, 1, 2]>(image) f = Cast<to = 1>(p) s = Sub(f, mean) a = Conv(s, w)
           h = Cast<to = 10>(a) c = Conv(h, half) b = Cast<to = 1>(c) g2 = GlobalAveragePool(b) logits = Flatten(g2) }"""
     )
-    for node in model.graph.node:
-        node.name = node.output[0]
-    graph = Graph.from_ir(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
     plan = plan_of(graph, probe_pictures(8, 16))
     _, placement, quantized = placed((None, graph, plan), ORT)
     assert placement.floats == {"c": "it computes in float16"}

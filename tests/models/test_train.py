@@ -22,16 +22,6 @@ from edgecls.runtime import InputError, Labels
 import timm  # isort: skip
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-    return TrainingData.open(write_pictures(tmp_path_factory.mktemp("pictures"), 20))
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> str:
-    return write_network(tmp_path)
-
-
 EPOCH = Epoch(
     phase="head", epoch=1, side_px=32, learning_rate=0.0, loss=0.0, val_loss=0.0, val_top1=0.0, val_balanced=0.0,
     seconds=0.0,
