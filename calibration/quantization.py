@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from edgecls.calibration.plan import Granularity, RangeChoice
 
-Correction = Literal["equalization", "smoothquant", "bias-correction"]
-"""Something that is done to the float graph first, so that it quantizes better; it costs nothing at run time."""
+Correction = Literal["equalization", "smoothquant", "float-stem", "bias-correction"]
+"""What is done so that a graph quantizes better, and costs hardly anything at run time."""
 
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 
@@ -22,4 +22,5 @@ class Quantization:
     ranges: RangeChoice = "auto"
     weights: Granularity = "per-channel"
     without: frozenset[Correction] = frozenset()
-    """Corrections that are not tried. Equalisation is for per-tensor weights only, SmoothQuant for layer norms."""
+    """Corrections that are not tried. Equalisation is for per-tensor weights only, SmoothQuant for layer norms, a stem
+    in float for networks whose first depthwise convolution comes right behind it."""

@@ -218,7 +218,7 @@ _QUANTIZATION_OPTIONS = [
     ),
     click.option(
         "--without",
-        type=one_of("equalization", "smoothquant", "bias-correction"),
+        type=one_of("equalization", "smoothquant", "float-stem", "bias-correction"),
         multiple=True,
         help="Leave out a correction; may be repeated.",
     ),

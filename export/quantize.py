@@ -17,6 +17,7 @@ from edgecls.calibration.plan import QuantPlan, make_plan
 from edgecls.calibration.quantization import Correction, Quantization
 from edgecls.calibration.rescale_channels import rescaled
 from edgecls.calibration.smoothing import smoothing_scales
+from edgecls.calibration.stem import depthwise_stem
 from edgecls.calibration.walk import batches_of
 from edgecls.export.placement import Rules, place
 from edgecls.export.trace import run_onnx
@@ -34,6 +35,8 @@ _LEARN, _JUDGE = 32, 224
 
 _CLEARLY = 0.9
 """What a correction must make of the divergence to stay: on so few pictures, smaller gains were losses on others."""
+
+_EARLY = "so early, integers cost much accuracy and win hardly any time"
 
 _BATCH = 8
 
@@ -146,6 +149,10 @@ def quantize(
             scales = smoothing_scales(rescaled(graph, plan.channel_scales), maker.look, advance)
         if scales:
             plan = maker.better("smoothquant", plan, maker.plan({**plan.channel_scales, **scales}))
+    stem = dict.fromkeys(depthwise_stem(graph), _EARLY)
+    if stem and "float-stem" not in how.without:
+        with progress.stage("Trying the stem in float"):
+            plan = maker.better("float-stem", plan, msgspec.structs.replace(plan, float_nodes=stem))
     if "bias-correction" not in how.without:
         plan = maker.better("bias-correction", plan, maker.shifted(plan))
     return plan, tuple(maker.notes)

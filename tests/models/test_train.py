@@ -47,7 +47,7 @@ def test_it_learns_and_the_file_needs_nothing_else(network: str, data: TrainingD
 
 
 def test_the_record_says_what_was_taken_and_older_ones_are_read(data: TrainingData, tmp_path: Path) -> None:
-    older = Path(__file__).parents[1] / "data" / "mobilenet_v3_small_cifar10.train.json"
+    older = Path(__file__).parents[1] / "data" / "mobilenet_v3_small_cifar10.first.train.json"
     record = msgspec.json.decode(older.read_bytes(), type=TrainingRecord)
     assert (record.limit, record.half, record.match, record.pillow) == (None, False, "name", None)
     recipe = msgspec.structs.replace(RECIPE, epochs=1)
