@@ -23,4 +23,4 @@ class Quantization:
     weights: Granularity = "per-channel"
     without: frozenset[Correction] = frozenset()
     """Corrections that are not tried. Equalisation is for per-tensor weights only, SmoothQuant for layer norms, a stem
-    in float for networks whose first depthwise convolution comes right behind it."""
+    in float for networks with a depthwise convolution right behind it."""

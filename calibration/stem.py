@@ -15,8 +15,8 @@ def depthwise_stem(graph: Graph) -> tuple[str, ...]:
     """The convolution that reads the picture and the depthwise one behind it.
 
     A depthwise convolution averages no rounding error away: each of its channels hands on its own, and those of the
-    stem differ much in size while one grid serves them all. Everything behind sees that error. Both have too few
-    channels for integer kernels to be much faster than float ones.
+    stem differ much in size while one grid serves them all. Everything behind sees that error. It has too few channels
+    for integer kernels to be faster than float ones.
 
     Args:
         graph: The float graph.

