@@ -18,9 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from edgecls.calibration.quantization import CORRECTIONS
+
 EDGECLS = Path(sys.executable).with_name("edgecls")
 STAGE = re.compile(r"^(.+): done in ([\d.]+) s$", re.MULTILINE)
-HARD = "--weights per-tensor --ranges entropy --without equalization --without bias-correction --without smoothquant"
+HARD = "--weights per-tensor --ranges entropy" + "".join(f" --without {name}" for name in CORRECTIONS)
 
 
 def export(checkpoint: Path, target: str, calibration: Path, options: list[str], folder: Path) -> bool:
