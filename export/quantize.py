@@ -54,6 +54,8 @@ class _Maker:
     threads: int | None
     progress: Progress
     notes: list[str] = field(default_factory=list)
+    divergences: dict[str, float] = field(default_factory=dict)
+    """By digest of a plan: what one correction leaves is what the next begins with."""
 
     def __post_init__(self) -> None:
         whole = np.concatenate(list(crops(self.drawn.take(_LEARN + _JUDGE), self.preprocess)))
@@ -92,10 +94,13 @@ class _Maker:
 
     def divergence(self, plan: QuantPlan) -> float:
         """Mean KL divergence of the quantized answers from the float ones, over the pictures that judge."""
-        model, padding = self.placed(plan)
-        proto = ir.to_proto(model).SerializeToString()
-        got = np.concatenate([run_onnx(proto, Session.pad(batch, padding)) for batch in self.judge])
-        return float(divergence(self.expected, got).mean())
+        known = self.divergences.get(plan.digest)
+        if known is None:
+            model, padding = self.placed(plan)
+            proto = ir.to_proto(model).SerializeToString()
+            got = np.concatenate([run_onnx(proto, Session.pad(batch, padding)) for batch in self.judge])
+            known = self.divergences[plan.digest] = float(divergence(self.expected, got).mean())
+        return known
 
     def placed(self, plan: QuantPlan) -> tuple[ir.Model, Padding | None]:
         """The Q/DQ graph of a plan, and the border that its pictures need."""
