@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -26,11 +26,21 @@ from edgecls.runtime.labels import Labels
 from edgecls.runtime.picture import open_picture
 from edgecls.runtime.preprocess import Preprocess
 
-Draw = tuple[int, int, int]
-"""Index of a picture, the number that seeds its change, and the side of the crop in pixels."""
-
 _MARGIN_PX, _TEXT_PX = 4, 14
 _COLUMNS = 8
+
+
+class Draw(NamedTuple):
+    """A picture as training will see it once."""
+
+    picture: int
+    """Its index."""
+    seed: int
+    """Of every random choice."""
+    side_px: int
+    """Of the crop."""
+    refining: bool = False
+    """Cropped and flipped, and nothing else."""
 
 
 def seed_from(*parts: int | str) -> int:
@@ -55,20 +65,12 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, int]]):
         self._images = images
         self._preprocess = preprocess
         self._recipe = recipe
-        changes: list[Any] = []
-        if recipe.flip:
-            changes.append(v2.RandomHorizontalFlip())
-        if recipe.trivial_augment:
-            changes.append(v2.TrivialAugmentWide(fill=_mean_colour(preprocess)))
-        changes.append(v2.PILToTensor())
-        if recipe.erasing:
-            changes.append(v2.RandomErasing(recipe.erasing, value=_mean_colour(preprocess)))
-        self._changes = changes
+        self._changes = {refining: self._changes_of(refining=refining) for refining in (False, True)}
         self._crops: dict[int, v2.Transform] = {}
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int]:
         """`uint8 [3, side, side]`, RGB, and the class; the same draw gives the same pixels."""
-        index, seed, side_px = draw
+        index, seed, side_px, refining = draw
         image = self._images.images[index]
         path = self._images.root / image.path
         picture: Any
@@ -80,7 +82,7 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, int]]):
         # the training names its own random numbers too.
         torch.default_generator.manual_seed(seed)
         changed: Any = self._crop(side_px)(picture)
-        for change in self._changes:
+        for change in self._changes[refining]:
             changed = change(changed)
         assert image.label is not None
         return changed, image.label
@@ -88,6 +90,19 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         """The number of pictures."""
         return len(self._images)
+
+    def _changes_of(self, *, refining: bool) -> list[Any]:
+        """What follows the crop."""
+        recipe, fill = self._recipe, _mean_colour(self._preprocess)
+        changes: list[Any] = []
+        if recipe.flip:
+            changes.append(v2.RandomHorizontalFlip())
+        if recipe.trivial_augment and not refining:
+            changes.append(v2.TrivialAugmentWide(fill=fill))
+        changes.append(v2.PILToTensor())
+        if recipe.erasing and not refining:
+            changes.append(v2.RandomErasing(recipe.erasing, value=fill))
+        return changes
 
     def _crop(self, side_px: int) -> v2.Transform:
         if side_px not in self._crops:
@@ -141,6 +156,7 @@ class Draws:
         steps_per_epoch: Batches of one pass; what is left over waits for another pass.
         batch_size: Of all processes together.
         side_px: Side of the crops for each epoch.
+        refined_from: First epoch of those that refine.
         seed: Of the training.
         phase: Its name, part of every seed.
         start: First step.
@@ -156,6 +172,7 @@ class Draws:
         steps_per_epoch: int,
         batch_size: int,
         side_px: Sequence[int],
+        refined_from: int,
         seed: int,
         phase: str,
         start: int = 0,
@@ -163,7 +180,7 @@ class Draws:
         world: int = 1,
     ) -> None:
         self._count, self._steps, self._per_epoch, self._batch = count, steps, steps_per_epoch, batch_size
-        self._side_px, self._seed, self._phase = side_px, seed, phase
+        self._side_px, self._refined_from, self._seed, self._phase = side_px, refined_from, seed, phase
         self._start, self._rank, self._world = start, rank, world
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -175,8 +192,9 @@ class Draws:
                 generator = torch.Generator().manual_seed(seed_from(self._seed, self._phase, epoch))
                 order = torch.randperm(self._count, generator=generator).tolist()
             batch = order[position * self._batch : (position + 1) * self._batch]
+            side_px, refining = self._side_px[epoch], epoch >= self._refined_from
             yield [
-                (index, seed_from(self._seed, self._phase, epoch, index), self._side_px[epoch])
+                Draw(index, seed_from(self._seed, self._phase, epoch, index), side_px, refining)
                 for index in batch[self._rank :: self._world]
             ]
 
@@ -217,7 +235,7 @@ def draw_preview(images: ImageSet, labels: Labels, preprocess: Preprocess, recip
     rows: list[tuple[str, list[torch.Tensor]]] = []
     with untouched_rng():
         for index, image in enumerate(shown.images):
-            draws = [(index, seed_from(recipe.seed, "preview", index, n), drawn_px) for n in range(_COLUMNS - 1)]
+            draws = [Draw(index, seed_from(recipe.seed, "preview", index, n), drawn_px) for n in range(_COLUMNS - 1)]
             title = f"{labels.names[image.label or 0]}: as the device sees it, then augmented"
             rows.append((title, [plain[index][0], *(augmented[draw][0] for draw in draws)]))
         mix = mixer(recipe, len(labels))

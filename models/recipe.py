@@ -63,6 +63,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Parameter of the Beta distribution by which pairs of pictures are blended (Zhang et al. 2017); 0 never."""
     cutmix: float = 0.0
     """The same for rectangles cut from one picture into another (Yun et al. 2019); with both, batches take turns."""
+    refine_epochs: int = 0
+    """The last of `epochs`, in which pictures are cropped and flipped and nothing else: what was learned from changed
+    pictures is fitted to real ones (He et al. 2019, "Data Augmentation Revisited")."""
     class_weights: bool = False
     """Whether rare classes weigh as much as frequent ones; the best epoch is then chosen by balanced accuracy."""
     bf16: bool = False
@@ -100,6 +103,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
             "batch_size": self.batch_size >= 2,
             "patience": self.patience >= 1,
             "epochs": self.epochs >= 0 and self.head_epochs >= 0 and self.epochs + self.head_epochs >= 1,
+            "refine_epochs": 0 <= self.refine_epochs <= self.epochs,
             "train_px": self.train_px is None or self.train_px >= 8,
             "start_px": self.start_px is None or self.start_px >= 8,
         }

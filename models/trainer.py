@@ -32,6 +32,7 @@ from edgecls.models.augment import AugmentedPictures, DevicePictures, Draws, mix
 from edgecls.models.checkpoint import StateDict
 from edgecls.models.normalize import normalized_on_device
 from edgecls.models.recipe import Recipe
+from edgecls.models.small_maps import SmallMaps
 from edgecls.models.training_data import TrainingData
 from edgecls.models.training_memory import is_of_memory
 from edgecls.models.training_phase import begin_phase, rehearse, set_mode
@@ -277,6 +278,11 @@ class Trainer:
         crop_px = self._preprocess.crop_px
         return [self._recipe.side_px(crop_px, epoch) if phase == "all" else crop_px for epoch in range(epochs)]
 
+    def _refined_from(self, phase: str) -> int:
+        """The first epoch of the phase whose pictures are cropped and flipped and nothing else; its end where none."""
+        recipe = self._recipe
+        return recipe.epochs - recipe.refine_epochs if phase == "all" else recipe.head_epochs
+
     def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> CosineLRScheduler:
         """Up to the learning rate in a line, and from there down to zero along a cosine."""
         recipe = self._recipe
@@ -300,9 +306,11 @@ class Trainer:
         )
         pictures: Any = normalized_on_device(pixels.to(device, non_blocking=True), self._preprocess)
         targets: Any = labels.to(device, non_blocking=True)
-        if self._mix is not None:
+        if self._mix is not None and self._state.step // self._steps_per_epoch < self._refined_from(phase):
             pictures, targets = self._mix(pictures, targets)
-        loss: torch.Tensor = self._loss(model(pictures), targets)
+        with SmallMaps():
+            logits = model(pictures)
+        loss: torch.Tensor = self._loss(logits, targets)
         optimizer.zero_grad()
         self._accelerator.backward(loss)
         # Not the accelerator's clip_grad_norm_, which scales back for the optimizer of the phase before too.
@@ -378,6 +386,7 @@ class Trainer:
             steps_per_epoch=self._steps_per_epoch,
             batch_size=self._batch,
             side_px=sides,
+            refined_from=self._refined_from(phase),
             seed=self._recipe.seed,
             phase=phase,
             start=self._state.step,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgecls.models.normalize import normalized_on_device
+from edgecls.models.small_maps import SmallMaps
 from edgecls.models.training_memory import is_of_memory
 from edgecls.runtime.errors import InputError
 from edgecls.runtime.preprocess import Preprocess
@@ -69,7 +70,7 @@ def rehearse(
             count = pictures if side_px == max(sides) else 2
             pixels = torch.zeros(count, 3, side_px, side_px, dtype=torch.uint8, device=accelerator.device)
             try:
-                with torch.random.fork_rng(devices=[]), accelerator.autocast():
+                with torch.random.fork_rng(devices=[]), accelerator.autocast(), SmallMaps():
                     logits = network(normalized_on_device(pixels, preprocess))
                 _refuse_other_answers(logits, count, classes)
                 torch.autograd.backward(logits.float().sum())

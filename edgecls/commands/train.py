@@ -52,6 +52,9 @@ _RECIPE = [
     click.option("--erasing", type=_SHARE, metavar="X", help="Share with an erased rectangle. [0.1]"),
     click.option("--mixup", type=click.FloatRange(min=0), metavar="X", help="Blend pairs: Beta(X, X). [0]"),
     click.option("--cutmix", type=click.FloatRange(min=0), metavar="X", help="Paste rectangles: Beta(X, X). [0]"),
+    click.option(
+        "--refine-epochs", type=click.IntRange(min=0), metavar="N", help="Last ones, of crops and flips alone. [0]"
+    ),
     click.option("--class-weights/--no-class-weights", default=None, help="Rare classes weigh as much. [off]"),
     click.option("--bf16", is_flag=True, default=None, help="Multiply 16-bit floats, where this CPU can."),
     click.option("--val-fraction", type=_SHARE, metavar="X", help="Of one folder, to validate. [0.1]"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from training_pictures import write_pictures
 
-from edgecls.models.augment import AugmentedPictures, DevicePictures, Draws, draw_preview
+from edgecls.models.augment import AugmentedPictures, DevicePictures, Draw, Draws, draw_preview
 from edgecls.models.recipe import Recipe
 from edgecls.models.training_data import TrainingData
 from edgecls.runtime import Preprocess
@@ -25,13 +25,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
 
 def test_the_same_draw_gives_the_same_pixels_and_another_seed_others(data: TrainingData) -> None:
     pictures = AugmentedPictures(data.train, PREPROCESS, Recipe(erasing=0.5))
-    first, label = pictures[(1, 7, 32)]
+    first, label = pictures[Draw(1, 7, 32)]
     torch.rand(3)
-    again, _ = AugmentedPictures(data.train, PREPROCESS, Recipe(erasing=0.5))[(1, 7, 32)]
+    again, _ = AugmentedPictures(data.train, PREPROCESS, Recipe(erasing=0.5))[Draw(1, 7, 32)]
     assert torch.equal(first, again)
-    assert not torch.equal(first, pictures[(1, 8, 32)][0])
+    assert not torch.equal(first, pictures[Draw(1, 8, 32)][0])
     assert (first.shape, first.dtype, label) == ((3, 32, 32), torch.uint8, data.train.images[1].label)
-    assert pictures[(1, 7, 24)][0].shape == (3, 24, 24)
+    assert pictures[Draw(1, 7, 24)][0].shape == (3, 24, 24)
 
 
 def test_without_flips_nothing_is_mirrored(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_without_flips_nothing_is_mirrored(tmp_path: Path) -> None:
     found = {}
     for recipe in (plain, flipping):
         pictures = AugmentedPictures(images, PREPROCESS, recipe)
-        draws = [pictures[(index, seed, 32)][0].float() for index in range(len(images)) for seed in range(40)]
+        draws = [pictures[Draw(index, seed, 32)][0].float() for index in range(len(images)) for seed in range(40)]
         found[recipe.flip] = any(bool(p[..., -4:].mean() > p[..., :4].mean() + 50) for p in draws)
     assert found == {False: False, True: True}
 
@@ -58,13 +58,25 @@ def test_a_shift_moves_the_pixels_of_the_device_and_nothing_else(data: TrainingD
     whole = torch.from_numpy(PREPROCESS.pixels(data.train.root / data.train.images[2].path)).permute(2, 0, 1)
     places = set()
     for seed in range(20):
-        shifted = pictures[(2, seed, 32)][0]
+        shifted = pictures[Draw(2, seed, 32)][0]
         inner = shifted[:, 4:-4, 4:-4]
         found = [(y, x) for y in range(9) for x in range(9) if torch.equal(inner, whole[:, y : y + 24, x : x + 24])]
         assert len(found) == 1
         places.update(found)
     assert len(places) > 10
-    assert pictures[(2, 0, 24)][0].shape == (3, 24, 24)
+    assert pictures[Draw(2, 0, 24)][0].shape == (3, 24, 24)
+
+
+def test_the_last_epochs_crop_and_flip_and_change_nothing_else(data: TrainingData) -> None:
+    everything = AugmentedPictures(data.train, PREPROCESS, Recipe(erasing=0.9))
+    plain = AugmentedPictures(data.train, PREPROCESS, Recipe(erasing=0.0, trivial_augment=False))
+    changed = 0
+    for seed in range(20):
+        draw = Draw(1, seed, 32)
+        refined = everything[draw._replace(refining=True)][0]
+        assert torch.equal(refined, plain[draw][0])
+        changed += not torch.equal(refined, everything[draw][0])
+    assert changed > 10  # the others drew no change
 
 
 def test_validation_sees_the_pixels_of_the_device(data: TrainingData) -> None:
@@ -94,14 +106,15 @@ def test_draws_from_a_step_on_are_those_of_the_whole_and_cover_every_epoch(count
     steps = epochs * per_epoch
     shared = {
         "count": count, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": batch, "side_px": [32] * epochs,
-        "seed": 3, "phase": "all",
+        "refined_from": epochs - 1, "seed": 3, "phase": "all",
     }  # fmt: skip
     whole = list(Draws(**shared))
     start = min(start, steps)
     assert list(Draws(**shared, start=start)) == whole[start:]
     for epoch in range(epochs):
-        seen = [index for draws in whole[epoch * per_epoch : (epoch + 1) * per_epoch] for index, _, _ in draws]
+        seen = [index for draws in whole[epoch * per_epoch : (epoch + 1) * per_epoch] for index, *_ in draws]
         assert len(seen) == len(set(seen)) == per_epoch * batch
+    assert [draws[0].refining for draws in whole] == [step >= steps - per_epoch for step in range(steps)]
     shares = [list(Draws(**shared, rank=rank, world=world)) for rank in range(world)]
     joined = [sorted(draw for share in shares for draw in share[step]) for step in range(steps)]
     assert joined == [sorted(batch) for batch in whole]

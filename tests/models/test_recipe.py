@@ -19,6 +19,7 @@ from edgecls.runtime import InputError
         {"ema_decay": 1.0},
         {"patience": 0},
         {"start_px": 4},
+        {"refine_epochs": 21},
     ],
 )
 def test_a_number_out_of_its_range_is_refused_by_name(field: dict[str, float]) -> None:

@@ -51,6 +51,19 @@ def test_killed_at_any_step_and_resumed_gives_the_same_bits(
     assert curves[0] == curves[1]
 
 
+def test_the_last_epochs_mix_no_pictures(
+    network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed: list[int] = []
+    mixes = trainer.mixer(RECIPE, len(data.labels))
+    monkeypatch.setattr(trainer, "mixer", lambda *_: lambda *batch: mixed.append(1) or mixes(*batch))
+    fit(network, data, tmp_path / "mixed.safetensors")
+    steps = len(mixed)
+    mixed.clear()
+    fit(network, data, tmp_path / "refined.safetensors", msgspec.structs.replace(RECIPE, refine_epochs=2))
+    assert steps == 4 * len(mixed) // 2  # of the head's epoch and three of all layers two mix
+
+
 def test_bfloat16_learns_and_is_resumed_to_the_same_bits(
     network: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

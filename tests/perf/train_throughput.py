@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from edgecls.models import PreprocessOverride
 from edgecls.models.architecture import find_architecture
-from edgecls.models.augment import AugmentedPictures
+from edgecls.models.augment import AugmentedPictures, Draw
 from edgecls.models.normalize import normalized_on_device
 from edgecls.models.recipe import Recipe
 from edgecls.models.train import input_of, train
@@ -29,7 +29,7 @@ class _Bare(AugmentedPictures):
     """The same decoding and augmentation, drawn as a map-style data set usually is."""
 
     def __getitem__(self, index):
-        return super().__getitem__((index, int(torch.randint(2**31, ())), self._preprocess.crop_px))
+        return super().__getitem__(Draw(index, int(torch.randint(2**31, ())), self._preprocess.crop_px))
 
 
 def bare_loop(arch, data, recipe, preprocess, workers):

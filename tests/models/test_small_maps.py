@@ -1,0 +1,102 @@
+"""Convolutions as matrix products: the same numbers and gradients, for small maps alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from edgecls.models import small_maps
+from edgecls.models.small_maps import SmallMaps
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The outputs that were computed as products."""
+    found: list[torch.Size] = []
+    apply = small_maps._Product.apply
+
+    def counted(*arguments: object) -> torch.Tensor:
+        product: torch.Tensor = apply(*arguments)
+        found.append(product.shape)
+        return product
+
+    monkeypatch.setattr(small_maps._Product, "apply", counted)
+    return found
+
+
+@given(
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    side=st.tuples(st.integers(3, 6), st.integers(3, 6)),
+)
+def test_a_product_and_its_gradients_are_those_of_the_convolution(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], side: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    pictures = torch.randn(2, 3, *side, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, *kernel, dtype=torch.float64, requires_grad=True)
+    found = small_maps._Product.apply(pictures, weight, stride, padding)
+    wanted = functional.conv2d(pictures, weight, None, stride, padding)
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found, wanted)
+    gradient = torch.randn_like(wanted)
+    for one, other in zip(
+        torch.autograd.grad(found, (pictures, weight), gradient),
+        torch.autograd.grad(wanted, (pictures, weight), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_layer_learns_the_same_from_small_maps(bf16: bool, bias: bool, products: list[torch.Size]) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=bias)
+    pictures = torch.randn(4, 128, 2, 2, requires_grad=True)
+    answers = []
+    for mode in (torch.overrides.BaseTorchFunctionMode(), SmallMaps()):
+        with mode, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = layer(pictures)
+        loss = out.float().square().sum()
+        answers.append((out.float(), *torch.autograd.grad(loss, [pictures, *layer.parameters()])))
+        assert out.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert products == [(4, 128, 2, 2)]
+    for one, other in zip(*answers, strict=True):
+        scale = float(one.detach().abs().max())
+        torch.testing.assert_close(one, other, rtol=0, atol=scale * (2e-2 if bf16 else 1e-5))
+
+
+@pytest.mark.parametrize(
+    ("layer", "side"),
+    [
+        (torch.nn.Conv2d(128, 128, 3, padding=1), 8),
+        (torch.nn.Conv2d(512, 512, 1), 2),
+        (torch.nn.Conv2d(8, 8, 3, padding=1), 2),
+        (torch.nn.Conv2d(512, 512, 3, padding=1, groups=4), 2),
+        (torch.nn.Conv2d(128, 128, 3, padding=2, dilation=2), 2),
+        (torch.nn.Conv2d(128, 128, 3, padding="same"), 2),
+    ],
+    ids=["large map", "1 x 1", "few weights", "groups", "dilated", "padding by name"],
+)
+def test_other_convolutions_are_left_to_torch(layer: torch.nn.Conv2d, side: int, products: list[torch.Size]) -> None:
+    pictures = torch.randn(2, layer.in_channels, side, side)
+    wanted = layer(pictures)
+    with SmallMaps():
+        found = layer(pictures)
+    assert not products
+    assert torch.equal(found, wanted)
+
+
+def test_a_frozen_layer_has_no_gradient_and_passes_one_on(products: list[torch.Size]) -> None:
+    layer = torch.nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False)
+    pictures = torch.randn(2, 128, 2, 2, requires_grad=True)
+    with SmallMaps():
+        layer(pictures).sum().backward()
+    assert products
+    assert layer.weight.grad is None
+    assert pictures.grad is not None
