@@ -76,35 +76,36 @@ def _map_of(
 
 
 class _Product(torch.autograd.Function):
-    """`[N, C, H, W]` and `[O, C, h, w]` to `[N, O, H', W']`, all of one dtype, channels last in memory."""
+    """`[N, C, H, W]` and `[O, C, h, w]` to `[N, O, H', W']`, all of one dtype, channels last in memory.
+
+    It keeps what a convolution keeps, not the windows: they are larger, and where a network recomputes its activations
+    (`torch.utils.checkpoint`) the backward pass meets torch's own convolution and compares what was kept.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, pictures: torch.Tensor, weight: torch.Tensor, stride: tuple[int, int], padding: tuple[int, int]
     ) -> torch.Tensor:
-        height, width = weight.shape[2:]
-        down, right = padding
-        padded = functional.pad(pictures.permute(0, 2, 3, 1), (0, 0, right, right, down, down))
-        windows = padded.unfold(1, height, stride[0]).unfold(2, width, stride[1]).permute(0, 1, 2, 4, 5, 3)
-        rows = windows.flatten(3).flatten(0, 2)
-        columns = weight.permute(0, 2, 3, 1).flatten(1)
-        ctx.save_for_backward(rows, columns)
-        ctx.windows, ctx.padded, ctx.stride, ctx.padding = windows.shape, padded.shape, stride, padding
-        product: torch.Tensor = rows @ columns.T
+        ctx.save_for_backward(pictures, weight)
+        ctx.stride, ctx.padding = stride, padding
+        windows = _padded(pictures, padding).unfold(1, weight.shape[2], stride[0]).unfold(2, weight.shape[3], stride[1])
+        product: torch.Tensor = _rows(windows) @ _columns(weight).T
         return product.view(*windows.shape[:3], -1).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
-        rows, columns = ctx.saved_tensors
-        _, tall, wide, height, width, _ = ctx.windows
+        pictures, weight = ctx.saved_tensors
+        (step_y, step_x), (down, right) = ctx.stride, ctx.padding
+        tall, wide = gradient.shape[2:]
+        height, width = weight.shape[2:]
         gradient = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+        padded = _padded(pictures, ctx.padding)
         of_pictures = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_windows = (gradient @ columns).view(ctx.windows)
+            of_windows = (gradient @ _columns(weight)).view(len(pictures), tall, wide, height, width, -1)
             # Windows overlap, and bfloat16 would round after each of them.
-            total = gradient.new_zeros(ctx.padded, dtype=torch.promote_types(gradient.dtype, torch.float32))
-            (step_y, step_x), (down, right) = ctx.stride, ctx.padding
+            total = torch.zeros_like(padded, dtype=torch.promote_types(gradient.dtype, torch.float32))
             for y in range(height):
                 for x in range(width):
                     ends = y + step_y * tall, x + step_x * wide
@@ -112,5 +113,22 @@ class _Product(torch.autograd.Function):
             inner = total[:, down : total.shape[1] - down, right : total.shape[2] - right]
             of_pictures = inner.to(gradient.dtype).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
-            of_weight = (gradient.T @ rows).view(len(columns), height, width, -1).permute(0, 3, 1, 2)
+            rows = _rows(padded.unfold(1, height, step_y).unfold(2, width, step_x))
+            of_weight = (gradient.T @ rows).view(len(weight), height, width, -1).permute(0, 3, 1, 2)
         return of_pictures, of_weight, None, None
+
+
+def _padded(pictures: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
+    """`[N, H, W, C]`, with zeros around."""
+    down, right = padding
+    return functional.pad(pictures.permute(0, 2, 3, 1), (0, 0, right, right, down, down))
+
+
+def _rows(windows: torch.Tensor) -> torch.Tensor:
+    """`[N, H', W', C, h, w]` as a matrix of a row a window."""
+    return windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+
+
+def _columns(weight: torch.Tensor) -> torch.Tensor:
+    """`[O, h * w * C]`, in the order of the rows; no copy where the weights are channels last."""
+    return weight.permute(0, 2, 3, 1).flatten(1)

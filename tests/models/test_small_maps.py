@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from edgecls.models import small_maps
 from edgecls.models.small_maps import SmallMaps
@@ -99,4 +100,16 @@ def test_a_frozen_layer_has_no_gradient_and_passes_one_on(products: list[torch.S
         layer(pictures).sum().backward()
     assert products
     assert layer.weight.grad is None
+    assert pictures.grad is not None
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_network_that_recomputes_its_activations_learns(bf16: bool, products: list[torch.Size]) -> None:
+    layer = torch.nn.Conv2d(128, 128, 3, padding=1)
+    pictures = torch.randn(2, 128, 2, 2, requires_grad=True)
+    with SmallMaps(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = checkpoint(layer, pictures, use_reentrant=False)
+    out.float().sum().backward()
+    assert products
+    assert layer.weight.grad is not None
     assert pictures.grad is not None

@@ -61,7 +61,7 @@ def test_the_last_epochs_mix_no_pictures(
     steps = len(mixed)
     mixed.clear()
     fit(network, data, tmp_path / "refined.safetensors", msgspec.structs.replace(RECIPE, refine_epochs=2))
-    assert steps == 4 * len(mixed) // 2  # of the head's epoch and three of all layers two mix
+    assert 2 * len(mixed) == steps > 0  # of the head's epoch and three of all layers two mix
 
 
 def test_bfloat16_learns_and_is_resumed_to_the_same_bits(
