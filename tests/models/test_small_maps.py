@@ -33,14 +33,15 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     side=st.tuples(st.integers(3, 6), st.integers(3, 6)),
+    passes=st.sampled_from(["all", "weights"]),
 )
 def test_a_product_and_its_gradients_are_those_of_the_convolution(
-    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], side: tuple[int, int]
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], side: tuple[int, int], passes: str
 ) -> None:
     torch.manual_seed(0)
     pictures = torch.randn(2, 3, *side, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 3, *kernel, dtype=torch.float64, requires_grad=True)
-    found = small_maps._Product.apply(pictures, weight, stride, padding)
+    found = small_maps._Product.apply(pictures, weight, stride, padding, passes)
     wanted = functional.conv2d(pictures, weight, None, stride, padding)
     assert found.shape == wanted.shape
     torch.testing.assert_close(found, wanted)
@@ -76,13 +77,13 @@ def test_a_layer_learns_the_same_from_small_maps(bf16: bool, bias: bool, product
     ("layer", "side"),
     [
         (torch.nn.Conv2d(128, 128, 3, padding=1), 8),
-        (torch.nn.Conv2d(512, 512, 1), 2),
-        (torch.nn.Conv2d(8, 8, 3, padding=1), 2),
+        (torch.nn.Conv2d(128, 128, 1), 8),
+        (torch.nn.Conv2d(8, 512, 3, padding=1), 2),
         (torch.nn.Conv2d(512, 512, 3, padding=1, groups=4), 2),
         (torch.nn.Conv2d(128, 128, 3, padding=2, dilation=2), 2),
         (torch.nn.Conv2d(128, 128, 3, padding="same"), 2),
     ],
-    ids=["large map", "1 x 1", "few weights", "groups", "dilated", "padding by name"],
+    ids=["large map", "large map, 1 x 1", "few channels", "groups", "dilated", "padding by name"],
 )
 def test_other_convolutions_are_left_to_torch(layer: torch.nn.Conv2d, side: int, products: list[torch.Size]) -> None:
     pictures = torch.randn(2, layer.in_channels, side, side)
@@ -91,6 +92,26 @@ def test_other_convolutions_are_left_to_torch(layer: torch.nn.Conv2d, side: int,
         found = layer(pictures)
     assert not products
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("flags", "bf16", "wanted"), [({"amx_bf16"}, True, 1), ({"amx_bf16"}, False, 0), (set(), True, 0)]
+)
+def test_with_amx_the_gradient_of_the_weights_is_a_product_for_larger_maps_too(
+    flags: set[str], bf16: bool, wanted: int, products: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(small_maps, "cpu_flags", lambda: frozenset(flags))
+    layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False)
+    pictures = torch.randn(4, 128, 4, 4, requires_grad=True)
+    answers = []
+    for mode in (torch.overrides.BaseTorchFunctionMode(), SmallMaps()):
+        with mode, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = layer(pictures)
+        answers.append(torch.autograd.grad(out.float().square().sum(), [pictures, layer.weight]))
+    assert len(products) == wanted
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=float(one.abs().max()) * 2e-2)
 
 
 def test_a_frozen_layer_has_no_gradient_and_passes_one_on(products: list[torch.Size]) -> None:
