@@ -41,7 +41,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     ema_decay: float = 0.999
     """Of the averaged weights, which are what is validated and kept; 0 keeps the plain ones. Few steps average less."""
     patience: int = 8
-    """Epochs without a better validation after which the training ends."""
+    """Epochs without a better validation after which the training ends; of those that refine, where there are any."""
     crop_scale: float = 0.35
     """Least share of a picture's area that a random crop shows."""
     shift: float = 0.0

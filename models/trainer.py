@@ -347,11 +347,12 @@ class Trainer:
         return (epoch.val_balanced if self._recipe.class_weights else epoch.val_top1), -epoch.val_loss
 
     def _has_settled(self, phase: str) -> bool:
-        """Whether the last `patience` epochs of the phase were none of them the best."""
-        state = self._state
-        mine = [epoch for epoch in state.epochs if epoch.phase == phase]
+        """Whether the last `patience` epochs of the phase were none of them the best; not before those that refine."""
+        state, recipe = self._state, self._recipe
+        first = self._refined_from(phase) if phase == "all" and recipe.refine_epochs else 0
+        mine = [epoch for epoch in state.epochs if epoch.phase == phase][first:]
         at_boundary = state.step % self._steps_per_epoch == 0
-        return at_boundary and len(mine) > self._recipe.patience and state.best not in mine[-self._recipe.patience :]
+        return at_boundary and len(mine) > recipe.patience and state.best not in mine[-recipe.patience :]
 
     def _validate(self, network: nn.Module) -> tuple[float, float, float]:
         accelerator, classes = self._accelerator, len(self._data.labels)

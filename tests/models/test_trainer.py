@@ -299,6 +299,15 @@ def test_the_training_ends_when_nothing_gets_better(network: str, data: Training
     assert len(fit(network, data, tmp_path / "a.safetensors", recipe).record.epochs) < 10
 
 
+def test_a_training_does_not_end_before_the_epochs_that_refine(
+    network: str, data: TrainingData, tmp_path: Path
+) -> None:
+    recipe = msgspec.structs.replace(
+        RECIPE, epochs=30, refine_epochs=15, head_epochs=0, patience=2, learning_rate=1e-12
+    )
+    assert 15 < len(fit(network, data, tmp_path / "a.safetensors", recipe).record.epochs) < 25
+
+
 def test_a_loss_that_is_no_number_is_told_at_once(network: str, data: TrainingData, tmp_path: Path) -> None:
     recipe = msgspec.structs.replace(RECIPE, learning_rate=1e30, clip_norm=1e30, head_epochs=0)
     with pytest.raises(InputError, match=r"the loss became (nan|inf) at step \d+"):
