@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgecls.runtime.cpu import cpu_flags
 
+# Of one tap; and, because there is a product for each of them, pixels of the input.
 _MIN_CHANNEL_PAIRS, _MAX_INPUTS = 2**13, 49
 
 
@@ -82,7 +83,8 @@ def _conv2d(
     autocast = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
     plain = (groups, _pair(dilation)) == (1, (1, 1)) and not isinstance(padding, str)
-    if input.device.type == "cpu" and input.ndim == 4 and plain:
+    fitting = input.ndim == 4 and input.shape[1] == weight.shape[1] and (autocast or input.dtype == weight.dtype)
+    if input.device.type == "cpu" and plain and fitting:
         passes = _faster(weight, _axes(input, weight, _pair(stride), _pair(padding)), dtype)
         if passes is not None:
             product: torch.Tensor = _Product.apply(  # type: ignore[no-untyped-call]
@@ -104,7 +106,7 @@ def _axes(
 
 def _faster(weight: torch.Tensor, axes: tuple[_Axis, _Axis], dtype: torch.dtype) -> Literal["all", "weights"] | None:
     """The passes that are faster as products, measured on a Xeon with AMX and with its AVX512 alone."""
-    if weight.shape[:2].numel() < _MIN_CHANNEL_PAIRS:
+    if weight.shape[:2].numel() < _MIN_CHANNEL_PAIRS or min(axis.outputs for axis in axes) < 1:
         return None
     pixels = axes[0].outputs * axes[1].outputs
     if pixels <= 4 and axes[0].size * axes[1].size <= _MAX_INPUTS:

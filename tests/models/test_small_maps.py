@@ -28,6 +28,18 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return found
 
 
+def _both_ways(layer: torch.nn.Conv2d, pictures: torch.Tensor, bf16: bool) -> list[tuple[torch.Tensor, ...]]:
+    """The answers and all gradients, of torch and of `SmallMaps`."""
+    found = []
+    for mode in (torch.overrides.BaseTorchFunctionMode(), SmallMaps()):
+        with mode, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = layer(pictures)
+        assert out.dtype == (torch.bfloat16 if bf16 else torch.float32)
+        loss = out.float().square().sum()
+        found.append((out.float(), *torch.autograd.grad(loss, [pictures, *layer.parameters()])))
+    return found
+
+
 @given(
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -60,13 +72,7 @@ def test_a_layer_learns_the_same_from_small_maps(bf16: bool, bias: bool, product
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=bias)
     pictures = torch.randn(4, 128, 2, 2, requires_grad=True)
-    answers = []
-    for mode in (torch.overrides.BaseTorchFunctionMode(), SmallMaps()):
-        with mode, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out = layer(pictures)
-        loss = out.float().square().sum()
-        answers.append((out.float(), *torch.autograd.grad(loss, [pictures, *layer.parameters()])))
-        assert out.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    answers = _both_ways(layer, pictures, bf16)
     assert products == [(4, 128, 2, 2)]
     for one, other in zip(*answers, strict=True):
         scale = float(one.detach().abs().max())
@@ -104,14 +110,24 @@ def test_with_amx_the_gradient_of_the_weights_is_a_product_for_larger_maps_too(
     monkeypatch.setattr(small_maps, "cpu_flags", lambda: frozenset(flags))
     layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False)
     pictures = torch.randn(4, 128, 4, 4, requires_grad=True)
-    answers = []
-    for mode in (torch.overrides.BaseTorchFunctionMode(), SmallMaps()):
-        with mode, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out = layer(pictures)
-        answers.append(torch.autograd.grad(out.float().square().sum(), [pictures, layer.weight]))
+    answers = _both_ways(layer, pictures, bf16)
     assert len(products) == wanted
     for one, other in zip(*answers, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=float(one.abs().max()) * 2e-2)
+        torch.testing.assert_close(one, other, rtol=0, atol=float(one.detach().abs().max()) * 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "pictures", "message"),
+    [
+        (torch.nn.Conv2d(128, 128, 3), torch.zeros(2, 128, 2, 2), "[Kk]ernel size can't be greater"),
+        (torch.nn.Conv2d(128, 128, 3, padding=1), torch.zeros(2, 128, 2, 2, dtype=torch.float64), "dtype|type"),
+        (torch.nn.Conv2d(128, 128, 3, padding=1), torch.zeros(2, 64, 2, 2), "channels"),
+    ],
+    ids=["nothing to see", "two dtypes", "channels"],
+)
+def test_what_torch_refuses_is_refused(layer: torch.nn.Conv2d, pictures: torch.Tensor, message: str) -> None:
+    with SmallMaps(), pytest.raises(RuntimeError, match=message):
+        layer(pictures)
 
 
 def test_a_frozen_layer_has_no_gradient_and_passes_one_on(products: list[torch.Size]) -> None:
